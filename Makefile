@@ -1,0 +1,43 @@
+# Two commands on a bare machine: `make demo` and `make test`. Each makes its own virtual environment on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test test-all format help
+
+help:
+	@echo "make demo      the main job on generated faces: shard, pretrain, fine-tune, evaluate, predict"
+	@echo "make test      format, lint, types, tests"
+	@echo "make test-all  the same with the slow proofs"
+	@echo "make format    rewrite the code in the house format"
+
+$(STAMP): setup.py
+	@command -v $(PYTHON) >/dev/null || { echo "hicmae needs Python 3.10 to 3.14; '$(PYTHON)' was not found (set PYTHON=...)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || { echo "hicmae needs Python 3.10 to 3.14; '$(PYTHON)' is $$($(PYTHON) --version 2>&1) (set PYTHON=...)." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv." >&2; exit 1; }
+	@echo "Installing hicmae into $(VENV) (first use only; about 5 GB with torch)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/hicmae demo
+
+test: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .

@@ -1,0 +1,45 @@
+"""Self-supervised audio-visual pretraining and emotion recognition: MAE-DFER, SVFAP, HiCMAE and VideoMAE."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hicmae import configs, datasets, finetune, inference, models, pretrain, runtime
+    from hicmae.models import create_model, list_models, load_checkpoint
+
+__version__ = "0.1.0.dev0"
+
+# Names resolve on first use, so that `import hicmae` (and `hicmae --help`) need not wait for torch.
+_HOME = {
+    "create_model": "hicmae.models",
+    "list_models": "hicmae.models",
+    "load_checkpoint": "hicmae.models",
+}
+_PACKAGES = ("configs", "datasets", "finetune", "inference", "models", "pretrain", "runtime")
+
+__all__ = [
+    "configs",
+    "create_model",
+    "datasets",
+    "finetune",
+    "inference",
+    "list_models",
+    "load_checkpoint",
+    "models",
+    "pretrain",
+    "runtime",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"hicmae.{name}")
+    raise AttributeError(f"module 'hicmae' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,65 @@
+"""Packaging of hicmae: the code under `hicmae/`, and the recipe-and-card folders as data of the wheel."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+CARD_FOLDERS = ("models", "pretrain", "finetune", "datasets", "configs")
+SHARED = {f"hicmae.share.{name}": name for name in CARD_FOLDERS}
+
+# The three torch minors belong together: torchaudio 2.11 is the last release and does not itself require torch.
+REQUIRES = [
+    "torch>=2.11,<2.12",
+    "torchaudio>=2.11,<2.12",
+    "torchvision>=0.26,<0.27",
+    "timm>=1.0.20,<1.1",
+    "einops>=0.8",
+    "numpy>=1.26",
+    "av>=17,<20",
+    "webdataset>=1.0.2,<2",
+    "tensorboard>=2.17",
+    "torchmetrics>=1.5,<2",
+    "fvcore>=0.1.5.post20221221",
+    "safetensors>=0.5",
+    "huggingface_hub>=0.30",
+    "jsonargparse[signatures]>=4.37,<5",
+    "pyyaml>=6",
+    "matplotlib>=3.8",
+    "tqdm>=4.66",
+]
+EXTRAS = {
+    "deepspeed": ["deepspeed>=0.19,<0.20"],
+    "report": ["scikit-learn>=1.4"],
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "hypothesis>=6.100",
+        "scikit-learn>=1.4",
+        "ruff>=0.8",
+        "mypy>=1.13",
+        "types-PyYAML",
+        "types-tqdm",
+    ],
+}
+
+setup(
+    name="hicmae",
+    version="0.1.0.dev0",
+    description="Self-supervised audio-visual pretraining and emotion recognition: MAE-DFER, SVFAP and HiCMAE",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.15",
+    packages=[*find_packages(include=["hicmae", "hicmae.*"]), *SHARED],
+    package_dir=SHARED,
+    package_data={"hicmae": ["py.typed"], **{package: ["*.yaml", "*.md", "*.sh", "*.json"] for package in SHARED}},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["hicmae = hicmae.cli:entry"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
