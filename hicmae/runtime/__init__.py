@@ -1,3 +1,3 @@
-"""TODO."""
+"""What every run needs and no modality knows: devices, optimiser, checkpoints, the loop, logs, metrics, the page."""
 
-__all__: list[str] = []
+__all__ = ["checkpoint", "dist", "log", "loop", "metrics", "optim", "page"]

@@ -1,0 +1,157 @@
+"""YAML and command-line values -> a typed config. jsonargparse does the typing; ours are `extends` and the words.
+
+A recipe states only what differs from the defaults in the dataclasses. `extends: name` (or a list) names pieces in
+`configs/` or other recipe files, read first, in order; the recipe's own keys win.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import io
+import typing
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from hicmae.configs.errors import ConfigError
+from hicmae.configs.files import did_you_mean, find, read_yaml
+
+__all__ = ["as_dict", "load", "parser_of", "resolve", "to_yaml"]
+
+C = TypeVar("C")
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def load(config: type[C], recipe: Mapping[str, Any] | None = None, options: Sequence[str] = ()) -> C:
+    """The config of class `config` from a recipe's mapping and `--dotted.key value` options, which win.
+
+    Raises ConfigError naming the dotted path and the alternatives, before any data is touched.
+    """
+    recipe = dict(recipe or {})
+    _check_keys(config, recipe, "")
+    _check_options(config, options)
+    parser = parser_of(config)
+    try:
+        with redirect_stderr(io.StringIO()):
+            space = parser.parse_object(recipe, defaults=False) if recipe else None
+            return config(**_values(parser.instantiate(parser.parse_args(list(options), namespace=space))))
+    except ArgumentError as error:
+        raise ConfigError(_plain(str(error))) from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+
+
+def parser_of(config: type, prog: str = "hicmae", description: str | None = None) -> ArgumentParser:
+    """A parser with one option per field of `config`; the fields' docstrings are the help."""
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, add_help=False)
+    parser.add_class_arguments(config, as_group=False)
+    return parser
+
+
+def resolve(recipe: str | Path, kind: str) -> dict[str, Any]:
+    """A recipe's mapping with everything it extends merged in."""
+    return _merged(find(recipe, kind), ())
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON-able values (tuples become lists, paths strings)."""
+    return _plain_value(dataclasses.asdict(config))
+
+
+def to_yaml(config: Any) -> str:
+    """A config as YAML, in the order of its fields."""
+    return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def _merged(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in chain:
+        raise ConfigError(f"{path}: extends itself by way of {' -> '.join(p.name for p in chain)}")
+    content = read_yaml(path)
+    parents = content.pop("extends", [])
+    result: dict[str, Any] = {}
+    for parent in [parents] if isinstance(parents, str) else parents:
+        beside = path.parent / f"{str(parent).removesuffix('.yaml')}.yaml"
+        file = beside if beside.is_file() else find(parent, "configs")
+        result = _merge(result, _merged(file, (*chain, path.resolve())))
+    return _merge(result, content)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _fields(config: type) -> dict[str, Any]:
+    """Field name -> dataclass of a nested config, or None."""
+    hints = typing.get_type_hints(config)
+    return {
+        field.name: hints[field.name] if dataclasses.is_dataclass(hints[field.name]) else None
+        for field in dataclasses.fields(config)
+    }
+
+
+def _check_keys(config: type, values: Mapping[str, Any], path: str) -> None:
+    fields = _fields(config)
+    for key, value in values.items():
+        if key not in fields:
+            where = f"{path}{key}"
+            near = _elsewhere(config, str(key)) if not path else ""
+            raise ConfigError(f"unknown key {where}; {near}{did_you_mean(str(key), list(fields))}")
+        nested = fields[key]
+        if nested is not None:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{path}{key} must be a mapping with {', '.join(_fields(nested))}, not {value!r}")
+            _check_keys(nested, value, f"{path}{key}.")
+
+
+def _dotted(config: type, path: str = "") -> list[str]:
+    names: list[str] = []
+    for name, nested in _fields(config).items():
+        names += _dotted(nested, f"{path}{name}.") if nested is not None else [f"{path}{name}"]
+    return names
+
+
+def _elsewhere(config: type, key: str) -> str:
+    found = [name for name in _dotted(config) if name.rsplit(".", 1)[-1] == key]
+    return f"did you mean {' or '.join(found)}? " if found else ""
+
+
+def _check_options(config: type, options: Sequence[str]) -> None:
+    known = _dotted(config)
+    for option in options:
+        if not option.startswith("--"):
+            continue
+        key = option[2:].split("=", 1)[0].rstrip("+")
+        if key in known or any(key.startswith(name + ".") for name in known):
+            continue
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+        near += [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1] and name not in near]
+        siblings = [name for name in known if name.startswith(key.rsplit(".", 1)[0] + ".")] if "." in key else []
+        right = near or siblings or [name for name in known if "." not in name]
+        raise ConfigError(f"unknown option --{key}; did you mean {', '.join('--' + name for name in right)}?")
+
+
+def _values(space: Any) -> dict[str, Any]:
+    return {key: value for key, value in vars(space).items() if not key.startswith("__")}
+
+
+def _plain(message: str) -> str:
+    """jsonargparse's message without its prefix: `optim.lr: Expected a float. Got value: x`."""
+    message = " ".join(line.strip() for line in message.splitlines()).replace("Parser key ", "")
+    return message.replace("typing.", "").replace('"', "", 2)
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_value(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
