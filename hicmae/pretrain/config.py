@@ -1,0 +1,97 @@
+"""What a pretraining recipe may say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hicmae.runtime.loop import LoopConfig
+from hicmae.runtime.optim import OptimConfig
+
+__all__ = ["MaskConfig", "PretrainConfig", "PretrainData", "TargetConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainData:
+    """Where the clips come from."""
+
+    shards: list[str] = field(default_factory=list)
+    """Folders written by `hicmae shard`."""
+    frames: int = 16
+    """Frames per clip."""
+    stride: int = 4
+    """Distance of successive frames, in frames of the video."""
+    size: int = 160
+    """Height and width of a clip, in pixels."""
+    workers: int = 4
+    """Loader processes per training process; 0 loads in the training process."""
+    max_bad_share: float = 0.01
+    """Share of unreadable samples above which a run stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "stride", "size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, not {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"data.workers must not be negative, not {self.workers}")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"data.max_bad_share must lie in [0, 1], not {self.max_bad_share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """How much is hidden."""
+
+    video: float = 0.9
+    """Share of video tokens hidden, one spatial mask for all frames (tube)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.video < 1:
+            raise ValueError(f"mask.video must lie in (0, 1), not {self.video}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    """What the hidden tokens are asked for."""
+
+    normalise: bool = True
+    """Pixels per token and colour with mean 0 and standard deviation 1."""
+    difference: int | None = 2
+    """Frames per group of which all but the first are replaced by their difference from it (MAE-DFER's motion
+    target); null asks for plain pixels."""
+    motion: Literal["normalised", "raw"] = "normalised"
+    """Differences of normalised patches (the published code) or of raw frames (the paper)."""
+    motion_weight: float | None = None
+    """Weight w of the motion part, (1-w) of the appearance; null weighs all values alike."""
+
+    def __post_init__(self) -> None:
+        if self.motion_weight is not None and not 0 <= self.motion_weight <= 1:
+            raise ValueError(f"target.motion_weight must lie in [0, 1] or be null, not {self.motion_weight}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A pretraining run: model, objective, data, optimiser, loop."""
+
+    model: str
+    """Name of the model (`hicmae profile --list` lists them)."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the model that differ from its defaults, e.g. depth, dim, region."""
+    fidelity: Literal["published", "corrected"] = "corrected"
+    """Reproduce the published code's peculiarities, or not."""
+    data: PretrainData = PretrainData()
+    """Where the clips come from."""
+    mask: MaskConfig = MaskConfig()
+    """How much is hidden."""
+    target: TargetConfig = TargetConfig()
+    """What the hidden tokens are asked for."""
+    optim: OptimConfig = OptimConfig(lr=3e-4)
+    """AdamW and its schedule."""
+    loop: LoopConfig = LoopConfig()
+    """How long and how to train."""
+    seed: int = 0
+    """Seed of weights, order, masks and augmentation."""
+    device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu` or `cuda`."""
+    out: str = "runs/pretrain"
+    """Folder of the run; a run found there is continued."""
