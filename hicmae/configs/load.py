@@ -7,9 +7,7 @@ A recipe states only what differs from the defaults in the dataclasses. `extends
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import io
-import typing
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -20,6 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from hicmae.configs.errors import ConfigError
 from hicmae.configs.files import did_you_mean, find, read_yaml
+from hicmae.configs.options import check_options, dotted, is_list, nested_fields
 
 __all__ = ["as_dict", "load", "parser_of", "resolve", "to_yaml"]
 
@@ -32,9 +31,8 @@ def load(config: type[C], recipe: Mapping[str, Any] | None = None, options: Sequ
 
     Raises ConfigError naming the dotted path and the alternatives, before any data is touched.
     """
-    recipe = dict(recipe or {})
-    _check_keys(config, recipe, "")
-    _check_options(config, options)
+    recipe = _checked(config, recipe or {}, "")
+    options = check_options(config, options)
     parser = parser_of(config)
     try:
         with redirect_stderr(io.StringIO()):
@@ -89,17 +87,10 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _fields(config: type) -> dict[str, Any]:
-    """Field name -> dataclass of a nested config, or None."""
-    hints = typing.get_type_hints(config)
-    return {
-        field.name: hints[field.name] if dataclasses.is_dataclass(hints[field.name]) else None
-        for field in dataclasses.fields(config)
-    }
-
-
-def _check_keys(config: type, values: Mapping[str, Any], path: str) -> None:
-    fields = _fields(config)
+def _checked(config: type, values: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """`values` with one item given for a list made a list; raises on keys that `config` does not have."""
+    fields = nested_fields(config)
+    result: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
             where = f"{path}{key}"
@@ -108,35 +99,19 @@ def _check_keys(config: type, values: Mapping[str, Any], path: str) -> None:
         nested = fields[key]
         if nested is not None:
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{path}{key} must be a mapping with {', '.join(_fields(nested))}, not {value!r}")
-            _check_keys(nested, value, f"{path}{key}.")
-
-
-def _dotted(config: type, path: str = "") -> list[str]:
-    names: list[str] = []
-    for name, nested in _fields(config).items():
-        names += _dotted(nested, f"{path}{name}.") if nested is not None else [f"{path}{name}"]
-    return names
+                raise ConfigError(
+                    f"{path}{key} must be a mapping with {', '.join(nested_fields(nested))}, not {value!r}"
+                )
+            value = _checked(nested, value, f"{path}{key}.")
+        elif isinstance(value, str) and is_list(config, key):
+            value = [value]
+        result[key] = value
+    return result
 
 
 def _elsewhere(config: type, key: str) -> str:
-    found = [name for name in _dotted(config) if name.rsplit(".", 1)[-1] == key]
+    found = [name for name in dotted(config) if name.rsplit(".", 1)[-1] == key]
     return f"did you mean {' or '.join(found)}? " if found else ""
-
-
-def _check_options(config: type, options: Sequence[str]) -> None:
-    known = _dotted(config)
-    for option in options:
-        if not option.startswith("--"):
-            continue
-        key = option[2:].split("=", 1)[0].rstrip("+")
-        if key in known or any(key.startswith(name + ".") for name in known):
-            continue
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-        near += [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1] and name not in near]
-        siblings = [name for name in known if name.startswith(key.rsplit(".", 1)[0] + ".")] if "." in key else []
-        right = near or siblings or [name for name in known if "." not in name]
-        raise ConfigError(f"unknown option --{key}; did you mean {', '.join('--' + name for name in right)}?")
 
 
 def _values(space: Any) -> dict[str, Any]:

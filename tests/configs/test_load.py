@@ -11,6 +11,7 @@ import yaml
 
 from hicmae import configs
 from hicmae.configs import ConfigError
+from hicmae.configs.options import join_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,3 +108,34 @@ def test_a_config_survives_the_way_through_yaml() -> None:
     again = configs.load(Outer, yaml.safe_load(configs.to_yaml(config)))
     assert again.inner == config.inner
     assert again.args == {"region": [2, 4, 8]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """A config with a list."""
+
+    shards: list[str] = field(default_factory=list)
+    """Folders."""
+    batch_size: int = 1
+    """A number."""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "expected"),
+    [
+        ({"shards": "a"}, [], ["a"]),
+        ({}, ["--shards", "a b/c"], ["a b/c"]),
+        ({}, ["--shards=[a, b]"], ["a", "b"]),
+        ({"shards": ["a"]}, ["--shards+=b"], ["a", "b"]),
+    ],
+)
+def test_one_item_may_stand_for_a_list(recipe: dict, options: list[str], expected: list[str]) -> None:
+    assert configs.load(Lists, recipe, options).shards == expected
+
+
+def test_options_are_spelt_with_underscores_or_dashes() -> None:
+    assert configs.load(Lists, {}, ["--batch-size", "3"]).batch_size == 3
+
+
+def test_options_may_stand_before_positional_arguments() -> None:
+    assert join_options(Lists, ["--batch-size", "3", "recipe", "--other"]) == ["--batch-size=3", "recipe", "--other"]

@@ -1,0 +1,6 @@
+"""`python -m hicmae` is the command `hicmae`."""
+
+from hicmae.cli import entry
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,304 @@
+"""The command line: thin over the library. Every command is one function call a notebook could make.
+
+Exit codes: 0 done; 1 the check found problems; 2 a mistake the message explains; 75 stopped on request with a
+checkpoint left to continue from (SLURM scripts requeue on it); 130 interrupted at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hicmae import __version__
+from hicmae.configs.errors import ConfigError, UserError
+
+__all__ = ["entry", "main"]
+
+Command = Callable[[argparse.Namespace, list[str]], int]
+Commands = dict[str, tuple[Command, str | None]]  # and where the config of its further options is, if it has any
+
+
+def entry() -> NoReturn:
+    """The installed command: run, and leave with the exit code."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. A user's mistake is one message on stderr, never a traceback."""
+    parser, commands = _parser()
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words and commands.get(words[0], (None, None))[1]:
+            from hicmae.configs.options import join_options
+
+            words = join_options(_import(str(commands[words[0]][1])), words)
+        arguments, rest = parser.parse_known_args(words)
+        if arguments.command is None:
+            parser.print_help()
+            return 2
+        command, options = commands[arguments.command]
+        if rest and options is None:
+            return _fail(f"hicmae {arguments.command} has no option {rest[0]}; see hicmae {arguments.command} --help")
+        return command(arguments, rest)
+    except UserError as error:
+        from_loop = type(error).__name__ == "Interrupted"
+        return _fail(str(error), 75 if from_loop else 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # `hicmae … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _fail(message: str, code: int = 2) -> int:
+    sys.stderr.write(f"{'stopped' if code == 75 else 'error'}: {message}\n")
+    return code
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+# -- commands ------------------------------------------------------------------------------------------------------
+
+
+def _demo(arguments: argparse.Namespace, _: list[str]) -> int:
+    from hicmae import demo
+
+    if arguments.videos:
+        _write(demo.own_videos(arguments.videos, Path(arguments.out), steps=arguments.steps))
+    else:
+        _write(demo.generated_faces(Path(arguments.out), seeds=arguments.seeds))
+    return 0
+
+
+def _shard(arguments: argparse.Namespace, options: list[str]) -> int:
+    from hicmae import configs
+    from hicmae.datasets import ShardConfig, write_shards
+
+    config = configs.load(ShardConfig, {}, options)
+    index = write_shards(arguments.videos, arguments.out, config=config)
+    _write(index.describe())
+    return 0
+
+
+def _check(arguments: argparse.Namespace, _: list[str]) -> int:
+    from hicmae.datasets import check_data
+
+    report = check_data(arguments.path)
+    _write(str(report))
+    return 0 if report.ok else 1
+
+
+def _pretrain(arguments: argparse.Namespace, options: list[str]) -> int:
+    from hicmae import configs, pretrain
+
+    config = configs.load(pretrain.PretrainConfig, configs.resolve(arguments.recipe, "pretrain"), options)
+    if arguments.dry_run:
+        _write(configs.to_yaml(config))
+        return 0
+    _write(f"weights: {pretrain.run(config)}")
+    return 0
+
+
+def _finetune(arguments: argparse.Namespace, options: list[str]) -> int:
+    from hicmae import configs, finetune
+
+    config = configs.load(finetune.FinetuneConfig, configs.resolve(arguments.recipe, "finetune"), options)
+    if arguments.dry_run:
+        _write(configs.to_yaml(config))
+        return 0
+    _write(f"weights: {finetune.run(config)}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, _: list[str]) -> int:
+    from hicmae import finetune
+
+    report = finetune.evaluate(
+        arguments.run, arguments.data or None, segments=arguments.segments, out=arguments.out, device=arguments.device
+    )
+    _write(str(report))
+    return 0
+
+
+def _predict(arguments: argparse.Namespace, _: list[str]) -> int:
+    import json
+
+    from hicmae.inference import load_model, predict_clip
+
+    model = load_model(arguments.checkpoint, stage="finetune", device=arguments.device)
+    results = [predict_clip(clip, model) for clip in arguments.clips]
+    if arguments.json:
+        _write(json.dumps([result.to_dict() for result in results], indent=1, ensure_ascii=False))
+    else:
+        _write("\n\n".join(result.table() for result in results))
+    return 0
+
+
+def _reconstruct(arguments: argparse.Namespace, _: list[str]) -> int:
+    from hicmae.inference import reconstruct_clip
+
+    out = arguments.out or f"{Path(arguments.clip).stem}-reconstruction.png"
+    _write(
+        str(
+            reconstruct_clip(
+                arguments.clip, arguments.checkpoint, out=out, seed=arguments.seed, device=arguments.device
+            )
+        )
+    )
+    return 0
+
+
+def _profile(arguments: argparse.Namespace, options: list[str]) -> int:
+    from hicmae import models
+
+    if arguments.list or not arguments.name:
+        _write("\n".join(models.list_models("*")))
+        return 0
+    _write(str(models.profile_model(arguments.name, stage=arguments.stage, **_model_arguments(options))))
+    return 0
+
+
+def _model_arguments(options: list[str]) -> dict[str, Any]:
+    """`--depth=8 --region [2,5,10]` as keyword arguments; values are YAML."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    words = [part for option in options for part in (option.split("=", 1) if option.startswith("--") else [option])]
+    while words:
+        key = words.pop(0)
+        if not key.startswith("--") or not words:
+            raise ConfigError(f"{key}: model arguments are given as --name value, e.g. --depth 12")
+        values[key[2:].replace("-", "_")] = yaml.safe_load(words.pop(0))
+    return values
+
+
+# -- their words ---------------------------------------------------------------------------------------------------
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Commands]:
+    parser = argparse.ArgumentParser(
+        prog="hicmae",
+        description="Self-supervised audio-visual pretraining and emotion recognition on talking-face video.",
+        epilog="Each command tells more: hicmae COMMAND --help. First steps: hicmae demo.",
+    )
+    parser.add_argument("--version", action="version", version=f"hicmae {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    known: Commands = {}
+
+    def add(name: str, command: Command, words: str, options: str | None = None, more: str = "") -> Any:
+        known[name] = (command, options)
+        sub = commands.add_parser(
+            name,
+            help=words,
+            description=f"{words[0].upper()}{words[1:]}. {more}".strip(),
+            allow_abbrev=False,
+            add_help=not options,
+        )
+        if options:
+            sub.add_argument("-h", "--help", action=_config_help(options), help="show this help and all options")
+        return sub
+
+    sub = add("demo", _demo, "run the main job on generated talking faces, or on your own videos")
+    sub.add_argument("--videos", metavar="DIR", help="your own videos: shard, pretrain, reconstruct")
+    sub.add_argument("--out", default="runs/demo", metavar="DIR", help="where everything is written (%(default)s)")
+    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="repetitions with other seeds (%(default)s)")
+    sub.add_argument("--steps", type=int, default=400, metavar="N", help="training steps with --videos (%(default)s)")
+
+    sub = add(
+        "shard",
+        _shard,
+        "turn video files or folders (mp4, mov, mkv, webm, avi) into training shards",
+        "hicmae.datasets:ShardConfig",
+    )
+    sub.add_argument("videos", nargs="+", metavar="VIDEO", help="video files or folders, searched through")
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder of the shards; a run found there is continued")
+
+    sub = add("check", _check, "validate a list, videos or shards before training; exit code 1 if there are problems")
+    sub.add_argument("path", help="a csv list, a video, a folder of videos, or a folder of shards")
+
+    for name, command, kind in (("pretrain", _pretrain, "PretrainConfig"), ("finetune", _finetune, "FinetuneConfig")):
+        words = {
+            "pretrain": "pretrain a masked autoencoder on shards without labels",
+            "finetune": "fine-tune a classifier on labelled shards",
+        }[name]
+        sub = add(name, command, words, f"hicmae.{name}:{kind}", "An unfinished run in --out is continued.")
+        sub.add_argument("recipe", metavar="RECIPE", help=f"a YAML file, or the name of one in {name}/")
+        sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+
+    sub = add("evaluate", _evaluate, "measure a fine-tuned model: UAR, WAR, per-class recall, confusion matrix, a page")
+    sub.add_argument("run", metavar="RUN", help="run folder or weights file")
+    sub.add_argument(
+        "--data", nargs="+", default=[], metavar="DIR", help="labelled shards (default: the recipe's test)"
+    )
+    sub.add_argument("--segments", type=int, metavar="N", help="clips per sample whose predictions are averaged")
+    sub.add_argument("--out", metavar="DIR", help="where the JSON, CSV and HTML files go (default: RUN/evaluation)")
+    _device(sub)
+
+    sub = add("predict", _predict, "emotion probabilities of videos, per window and over the whole clip")
+    sub.add_argument("clips", nargs="+", metavar="CLIP", help="video files")
+    sub.add_argument(
+        "--checkpoint", required=True, metavar="RUN", help="run folder or weights file of a fine-tuned model"
+    )
+    sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _device(sub)
+
+    sub = add("reconstruct", _reconstruct, "draw original, masked and reconstructed frames of a video as one picture")
+    sub.add_argument("clip", metavar="CLIP", help="a video file")
+    sub.add_argument(
+        "--checkpoint", required=True, metavar="RUN", help="run folder or weights file of a pretrained model"
+    )
+    sub.add_argument("--out", metavar="PNG", help="the picture (default: CLIP-reconstruction.png)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the mask (%(default)s)")
+    _device(sub)
+
+    sub = add(
+        "profile",
+        _profile,
+        "count parameters, multiply-accumulates and FLOPs by module",
+        "",
+        "Further options are arguments of the model, e.g. --depth 12 --num-classes 7.",
+    )
+    sub.add_argument("name", nargs="?", metavar="NAME", help="name of a model")
+    sub.add_argument("--list", action="store_true", help="list all names")
+    sub.add_argument("--stage", choices=["finetune", "pretrain"], default="finetune", help="form (%(default)s)")
+    return parser, known
+
+
+def _device(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+
+
+def _import(where: str) -> Any:
+    import importlib
+
+    module, name = where.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _config_help(where: str) -> type[argparse.Action]:
+    """Help of a command whose further options are the fields of a config, which is imported only to show it."""
+
+    class Help(argparse.Action):
+        def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+            super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=kwargs.get("help"))
+
+        def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+            import re
+
+            from hicmae.configs.load import parser_of
+
+            text = parser_of(_import(where)).format_help()
+            options = text.split("options:", 1)[-1]
+            options = re.sub(r"\n  --\w+ CONFIG +Path to a configuration file\.", "", options)
+            _write(parser.format_help() + "\nkeys of the recipe, each an option here:" + options)
+            parser.exit()
+
+    return Help
