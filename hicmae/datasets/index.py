@@ -1,0 +1,274 @@
+"""The index of a folder of shards: which sample lies where, and what was skipped.
+
+Beside each tar lies a `.jsonl` that describes it: a head line (configuration, list, and the tar's size and sha256), a
+line per sample, a line per skipped file. `index.json` sums them up once all are there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hicmae.configs.errors import UserError
+
+__all__ = ["FORMAT", "Index", "Shard", "Skip"]
+
+FORMAT = 1
+"""Version of the layout of shards, stored in every file that describes them."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A video that is in no shard, and why."""
+
+    source: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """N samples in columns; element n of each column belongs to sample number n.
+
+    Attributes:
+        folder: where the shards lie.
+        shards: the tars, in order.
+        skipped: videos left out, with reasons; `others` counts files that were not taken for videos.
+        classes: label names in order; `labels` (N,) int64 holds positions in it, -1 without a label.
+        keys, sources: (N,) object arrays of str.
+        groups: (N,) object array of str or None.
+        extra: further columns of the list, name -> (N,) object array of str.
+        preprocessing: how frames and sound were made (crop, size, frame rate), to be compared by whoever uses them.
+        shard, offset, size: (N,) int64; the tar and the byte range in it that holds the sample.
+        frames, seconds, fps: (N,) numbers, length and average frame rate.
+        sound: (N,) bool, whether there is any.
+        sha256: (N, 32) uint8, digests of the byte ranges.
+    """
+
+    folder: Path
+    shards: tuple[Shard, ...]
+    skipped: tuple[Skip, ...]
+    others: int
+    classes: tuple[str, ...]
+    preprocessing: dict[str, Any]
+    keys: np.ndarray
+    sources: np.ndarray
+    groups: np.ndarray
+    extra: dict[str, np.ndarray]
+    labels: np.ndarray
+    shard: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    frames: np.ndarray
+    seconds: np.ndarray
+    fps: np.ndarray
+    sound: np.ndarray
+    sha256: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Index:
+        """Read the index of `folder`.
+
+        Raises:
+            UserError: there are no shards, sharding was not finished, or a file is missing or has another size.
+        """
+        folder = Path(folder)
+        summary = read_json(folder / "index.json")
+        if summary is None:
+            raise UserError(_no_index(folder))
+        if summary.get("version") != FORMAT:
+            raise UserError(
+                f"{folder} holds shards of format {summary.get('version')}, this version reads {FORMAT}: shard again"
+            )
+        parts = []
+        for entry in summary["shards"]:
+            tar = folder / entry["name"]
+            if not entry["samples"]:  # every video of it was skipped
+                parts.append(read_sidecar(tar.with_suffix(".jsonl")))
+                continue
+            size = tar.stat().st_size if tar.exists() else -1
+            if size != entry["bytes"]:
+                state = "is missing" if size < 0 else f"has {size:,} bytes, not {entry['bytes']:,}"
+                raise UserError(f"{tar} {state}; copy the folder again, or delete {entry['name']}* and shard again")
+            parts.append(read_sidecar(tar.with_suffix(".jsonl")))
+            if parts[-1].head.get("sha256") != entry["sha256"]:
+                raise UserError(f"{tar.with_suffix('.jsonl')} does not belong to {folder / 'index.json'}: shard again")
+        return build(folder, parts, summary)
+
+    @classmethod
+    def join(cls, indexes: Sequence[Index]) -> Index:
+        """Several indexes as one, samples numbered on from one to the next.
+
+        Raises:
+            UserError: they differ in classes or preprocessing.
+        """
+        first = indexes[0]
+        if len(indexes) == 1:
+            return first
+        for other in indexes[1:]:
+            for name in ("classes", "preprocessing"):
+                if getattr(other, name) != getattr(first, name):
+                    raise UserError(
+                        f"{first.folder} and {other.folder} differ in {name} ({getattr(first, name)}, "
+                        f"{getattr(other, name)}): shard both with the same settings"
+                    )
+        starts = np.cumsum([0, *(len(index.shards) for index in indexes)])
+        columns = {name: np.concatenate([getattr(index, name) for index in indexes]) for name in _COLUMNS}
+        columns["shard"] = np.concatenate([index.shard + at for index, at in zip(indexes, starts, strict=False)])
+        names = sorted({name for index in indexes for name in index.extra})
+        blank = [np.full(len(index), "", object) for index in indexes]
+        return cls(
+            folder=first.folder,
+            shards=tuple(shard for index in indexes for shard in index.shards),
+            skipped=tuple(skip for index in indexes for skip in index.skipped),
+            others=sum(index.others for index in indexes),
+            classes=first.classes,
+            preprocessing=first.preprocessing,
+            extra={n: np.concatenate([i.extra.get(n, b) for i, b in zip(indexes, blank, strict=True)]) for n in names},
+            **columns,
+        )
+
+    def reasons(self) -> dict[str, int]:
+        """How many videos were skipped for each kind of reason, the commonest first."""
+        return dict(Counter(skip.reason.split(" (")[0] for skip in self.skipped).most_common())
+
+    def __str__(self) -> str:
+        hours = self.seconds.sum() / 3600
+        length = f"{hours:.1f} h" if hours >= 1 else f"{hours * 3600:.0f} s"
+        count = len(self.shards)
+        text = (
+            f"{len(self)} samples ({length}) in {count} shard{'s' * (count != 1)}, {int(self.sound.sum())} with sound"
+        )
+        if self.classes:
+            counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+            text += "; " + ", ".join(f"{name} {n}" for name, n in zip(self.classes, counts, strict=True))
+        if self.skipped:
+            text += f"; {len(self.skipped)} videos skipped: "
+            text += ", ".join(f"{count} {reason}" for reason, count in self.reasons().items())
+        return text
+
+
+_COLUMNS = (
+    *("keys", "sources", "groups", "labels", "shard", "offset", "size", "frames", "seconds", "fps", "sound", "sha256"),
+)
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What a shard's `.jsonl` says: its head, its samples, the videos it skipped."""
+
+    path: Path
+    head: dict[str, Any]
+    samples: list[dict[str, Any]]
+    skipped: list[dict[str, Any]]
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """Read a shard's description.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    remedy = f"delete {path.stem}* and shard again"
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        head = lines[0]
+        samples = [line for line in lines[1:] if "key" in line]
+        skipped = [line for line in lines[1:] if "key" not in line]
+        if (len(samples), len(skipped)) != (head["samples"], head["skipped"]):
+            raise ValueError("lines are missing")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; {remedy}") from error
+    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
+    return Sidecar(path, head, samples, skipped)
+
+
+def build(folder: Path, parts: Sequence[Sidecar], summary: dict[str, Any]) -> Index:
+    """The index of the shards described by `parts` (those without a sample add only what they skipped)."""
+    tars = [part for part in parts if part.samples]
+    rows = [(n, row) for n, part in enumerate(tars) for row in part.samples]
+    classes = tuple(summary["classes"])
+    place: dict[str | None, int] = {name: n for n, name in enumerate(classes)} | {None: -1}
+    names = sorted({name for _, row in rows for name in row.get("extra", ())})
+
+    def texts(values: list[Any]) -> np.ndarray:
+        column = np.empty(len(values), object)
+        column[:] = values
+        return column
+
+    return Index(
+        folder=folder,
+        shards=tuple(
+            Shard(
+                folder / part.path.with_suffix(".tar").name,
+                part.head["bytes"],
+                part.head["sha256"],
+                len(part.samples),
+                sum(row["seconds"] for row in part.samples),
+            )
+            for part in tars
+        ),
+        skipped=tuple(Skip(row["path"], row["reason"], row["remedy"]) for part in parts for row in part.skipped),
+        others=summary["others"],
+        classes=classes,
+        preprocessing=summary["preprocessing"],
+        keys=texts([row["key"] for _, row in rows]),
+        sources=texts([row["source"] for _, row in rows]),
+        groups=texts([row.get("group") for _, row in rows]),
+        extra={name: texts([row.get("extra", {}).get(name, "") for _, row in rows]) for name in names},
+        labels=np.array([place[row.get("label")] for _, row in rows], np.int64),
+        shard=np.array([n for n, _ in rows], np.int64),
+        offset=np.array([row["offset"] for _, row in rows], np.int64),
+        size=np.array([row["size"] for _, row in rows], np.int64),
+        frames=np.array([row["frames"] for _, row in rows], np.int64),
+        seconds=np.array([row["seconds"] for _, row in rows], np.float64),
+        fps=np.array([row["fps"] for _, row in rows], np.float64),
+        sound=np.array([row["sound"] for _, row in rows], bool),
+        sha256=np.frombuffer(bytes.fromhex("".join(row["sha256"] for _, row in rows)), np.uint8).reshape(-1, 32),
+    )
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where there is no such file.
+
+    Raises:
+        UserError: it is damaged or cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it and shard again") from error
+
+
+def _no_index(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder} is no folder of shards; make one with `hicmae shard VIDEOS --out {folder}`"
+    begun = read_json(folder / "config.json")
+    if begun is None:
+        return f"{folder} holds no shards (no index.json); make them with `hicmae shard VIDEOS --out {folder}`"
+    done = len(list(folder.glob("shard-*.jsonl")))
+    return f"{folder} is not finished ({done} of {begun['shards']} shards): run the command that began it once more"

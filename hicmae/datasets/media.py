@@ -1,0 +1,234 @@
+"""Reading (and, from `recording`, writing) video files: frames by their timestamps, sound on the video's time axis.
+
+Every failure to read is a `MediaError` that says what is wrong with which file, and what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from hicmae.datasets.containers import FORMATS, declared_bytes, describe, sniff
+from hicmae.datasets.recording import SOUND_RATE, write_video
+
+__all__ = ["SOUND_RATE", "MediaError", "VideoInfo", "open_video", "read_audio", "read_frames", "write_video"]
+
+_AGAIN = "copy, download or record it again"
+
+
+class MediaError(ValueError):
+    """A file that cannot be used as a video: which, why, and what to do about it.
+
+    `reason` starts with a fixed phrase; what differs from file to file stands in brackets after it.
+    """
+
+    def __init__(self, path: str | Path, reason: str, remedy: str) -> None:
+        super().__init__(path, reason, remedy)
+        self.path, self.reason, self.remedy = str(path), reason, remedy
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}; {self.remedy}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a video file says of itself, with the first frame decoded to be sure that it can be."""
+
+    container: str
+    """`mov` (mp4 too), `matroska` (webm too) or `avi`."""
+    codec: str
+    frames: int | None
+    """Number of frames where the container declares it."""
+    seconds: float | None
+    fps: float
+    """Average frame rate as declared; some avi files declare nonsense."""
+    width: int
+    """Pixels, as shown (after rotation)."""
+    height: int
+    rotation: int
+    """Degrees by which stored frames are turned counter-clockwise to be shown: 0, 90, 180 or 270."""
+    has_audio: bool
+
+
+def open_video(path: str | Path) -> VideoInfo:
+    """Look at a video without reading all of it.
+
+    Raises:
+        MediaError: the file is missing, cut off, no video, or cannot be decoded.
+    """
+    with _opened(path) as (container, stream):
+        frame = next(iter(container.decode(stream)), None)
+        if frame is None:
+            raise MediaError(path, "holds no frame that can be decoded", _AGAIN)
+        rotation = int(frame.rotation) % 360
+        sideways = rotation in (90, 270)
+        rate = stream.average_rate or stream.guessed_rate
+        return VideoInfo(
+            container=sniff(_head(path)) or "",
+            codec=stream.codec_context.name,
+            frames=stream.frames or None,
+            seconds=_declared_seconds(container, stream),
+            fps=float(rate) if rate else 25.0,
+            width=frame.height if sideways else frame.width,
+            height=frame.width if sideways else frame.height,
+            rotation=rotation,
+            has_audio=bool(container.streams.audio),
+        )
+
+
+def read_frames(
+    path: str | Path, *, start: float | None = None, stop: float | None = None, threads: int = 1
+) -> Iterator[tuple[float, np.ndarray]]:
+    """The frames of a video with their presentation times, turned upright.
+
+    Args:
+        start, stop: seconds on the file's clock; only frames with start <= time < stop, reached by seeking.
+        threads: decoder threads; 0 lets the decoder choose.
+
+    Yields:
+        (seconds, (H, W, 3) uint8 RGB); times rise strictly. A file that is read to its end is also compared with the
+        duration it declares.
+
+    Raises:
+        MediaError: the file is missing, cut off, no video, or damaged.
+    """
+    with _opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        if start is not None:
+            # half a frame early: timestamps are rounded to the container's ticks
+            container.seek(int(max(0.0, start - 0.5 / rate) / float(stream.time_base)), stream=stream)
+        first = last = end = None
+        for frame in container.decode(stream):
+            time = frame.time
+            if time is None or (last is not None and time <= last):
+                time = 0.0 if last is None else last + 1 / rate
+            if frame.is_corrupt:
+                raise MediaError(path, f"is damaged (at {time:.2f} s)", _AGAIN)
+            if stop is not None and time >= stop:
+                return
+            first, last = time if first is None else first, time
+            end = time + (float(frame.duration * frame.time_base) if frame.duration else 1 / rate)
+            if start is None or time >= start:
+                pixels = frame.to_ndarray(format="rgb24")
+                yield time, np.rot90(pixels, int(frame.rotation) // 90) if frame.rotation else pixels
+        if start is not None:
+            return
+        if first is None or end is None:
+            raise MediaError(path, "holds no frame that can be decoded", _AGAIN)
+        declared = _declared_seconds(container, stream)
+        if declared is not None and end - first < declared - max(0.5, 0.05 * declared):
+            raise MediaError(path, f"is cut off ({end - first:.2f} of {declared:.2f} s are there)", _AGAIN)
+
+
+def read_audio(path: str | Path) -> tuple[np.ndarray, float] | None:
+    """The first sound track as 16 kHz mono, placed by timestamps.
+
+    Returns:
+        ((S,) float32 in [-1, 1], time of its first sample in seconds on the clock of `read_frames`), or None where
+        the file has no sound. Gaps in the track are silence.
+
+    Raises:
+        MediaError: the file is missing, cut off, no video, or damaged.
+    """
+    with _opened(path) as (container, _):
+        if not container.streams.audio:
+            return None
+        stream = container.streams.audio[0]
+        stream.codec_context.thread_count = 1
+        runs: list[tuple[float, list[np.ndarray]]] = []
+        resampler: Any = None
+        expected = 0.0
+        for frame in container.decode(stream):
+            time = expected if frame.time is None else frame.time
+            # a new run where the track jumps; half a frame of jitter is rounding
+            if resampler is None or abs(time - expected) > max(0.02, 0.5 * frame.samples / frame.sample_rate):
+                if resampler is not None:
+                    runs[-1][1].extend(_samples(resampler.resample(None)))
+                resampler = av.AudioResampler(format="flt", layout="mono", rate=SOUND_RATE)
+                runs.append((time, []))
+                expected = time
+            try:
+                runs[-1][1].extend(_samples(resampler.resample(frame)))
+            except ValueError as error:
+                raise MediaError(path, "changes its sound format midway", "convert its sound with ffmpeg") from error
+            expected += frame.samples / frame.sample_rate
+        if not runs:
+            return None
+        runs[-1][1].extend(_samples(resampler.resample(None)))
+        begin = min(time for time, _ in runs)
+        placed = [(round((time - begin) * SOUND_RATE), np.concatenate(parts)) for time, parts in runs if parts]
+        wave = np.zeros(max((at + len(part) for at, part in placed), default=0), np.float32)
+        for at, part in placed:
+            wave[at : at + len(part)] = part
+        return (np.clip(wave, -1, 1), begin) if len(wave) else None
+
+
+def _samples(frames: Sequence[Any]) -> list[np.ndarray]:
+    return [frame.to_ndarray().reshape(-1) for frame in frames]
+
+
+def _head(path: str | Path) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(16)
+
+
+def _declared_seconds(container: Any, stream: Any) -> float | None:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    tag = stream.metadata.get("DURATION")  # how Matroska writers state the length of one track
+    if tag:
+        with contextlib.suppress(ValueError):
+            hours, minutes, seconds = tag.split(":")
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    if container.duration and not container.streams.audio:
+        return container.duration / av.time_base
+    return None
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
+    """The open container and its first moving-picture stream; whatever goes wrong inside becomes a `MediaError`."""
+    path = Path(path).absolute()  # absolute, so that no name reads as a protocol ("pipe:", "http:")
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise MediaError(path, "is not a file that holds data", "name a video")
+        head = _head(path)
+        kind = sniff(head)
+        if not head:
+            raise MediaError(path, "is empty", _AGAIN)
+        if kind is None:
+            remedy = "give mp4, mov, mkv, webm or avi files, or convert it with ffmpeg"
+            raise MediaError(path, f"is not a video that can be read (it is {describe(head)})", remedy)
+        there, declared = path.stat().st_size, declared_bytes(path, kind)
+        if declared is not None and there < declared:
+            raise MediaError(path, f"is cut off ({there:,} of {declared:,} bytes are there)", _AGAIN)
+        with av.open(str(path), "r", format=FORMATS[kind], metadata_errors="replace") as container:
+            pictures = [s for s in container.streams.video if not s.disposition & _COVER]
+            if not pictures:
+                raise MediaError(path, "holds no video", "leave it out")
+            if pictures[0].codec_context is None:
+                raise MediaError(path, "uses a codec that cannot be decoded", "convert it to H.264 with ffmpeg")
+            yield container, pictures[0]
+    except MediaError:
+        raise
+    except FileNotFoundError as error:
+        raise MediaError(path, "does not exist", "check the path") from error
+    except IsADirectoryError as error:
+        raise MediaError(path, "is a folder", "name the video inside it") from error
+    except PermissionError as error:
+        raise MediaError(path, "cannot be read (permission denied)", "change its permissions with chmod") from error
+    except av.FFmpegError as error:
+        raise MediaError(path, f"is damaged or cut off ({error.strerror})", _AGAIN) from error
+    except OSError as error:
+        raise MediaError(path, f"cannot be read ({error.strerror or error})", "check the disk it lies on") from error
+
+
+_COVER = av.stream.Disposition.attached_pic

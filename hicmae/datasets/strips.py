@@ -1,0 +1,175 @@
+"""From a video file to samples: frames thinned, cropped, scaled and coded, with the sound that belongs to them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hicmae.datasets.listing import Item
+from hicmae.datasets.media import SOUND_RATE, MediaError, open_video, read_audio, read_frames
+from hicmae.datasets.samples import pack
+
+__all__ = ["ShardConfig", "samples_of"]
+
+_SILENT = 1e-4  # -80 dB of full scale: below what a microphone picks up in a quiet room
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """What a sample is made of."""
+
+    size: int = 224
+    """Pixels of the square frames."""
+    quality: int = 90
+    """JPEG quality, 1 to 95."""
+    per_shard: int = 100
+    """Videos per tar; about 200 MB for videos of 8 s."""
+    max_seconds: float = 30.0
+    """Longer videos become several samples of equal length."""
+    max_fps: float | None = 30.0
+    """Frames per second above which frames are left out evenly; null keeps all."""
+    box: tuple[int, int, int, int] | None = None
+    """Square to cut out of every frame as shown: left, top, width, height in pixels; null is the centre square."""
+    list: str | None = None
+    """File with a line per video: a csv with the columns path, label, group, …, or `path label` without header."""
+    labels: str | None = None
+    """`folder` takes the uppermost folder of each video as its label."""
+    classes: tuple[str, ...] | None = None
+    """Label names in order; null sorts those that occur. A label that is a number counts from 0 in this order."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "size": (16 <= self.size <= 4096, "lie in 16 … 4096"),
+            "quality": (1 <= self.quality <= 95, "lie in 1 … 95"),
+            "per_shard": (self.per_shard >= 1, "be at least 1"),
+            "max_seconds": (self.max_seconds >= 1, "be at least 1"),
+            "max_fps": (self.max_fps is None or self.max_fps > 0, "be positive or null"),
+            "labels": (self.labels in (None, "folder"), "be `folder` or null"),
+            "classes": (self.classes is None or len(set(self.classes)) == len(self.classes) > 0, "name classes once"),
+        }
+        for name, (good, rule) in checks.items():
+            if not good:
+                raise ValueError(f"shard.{name} must {rule}, not {getattr(self, name)!r}")
+        if self.list is not None and self.labels is not None:
+            raise ValueError("shard.list and shard.labels exclude each other: a list brings its own labels")
+        if self.box is not None:
+            left, top, width, height = self.box
+            if left < 0 or top < 0 or width < 1 or width != height:
+                side = max(width, height, 1)
+                nearest = (max(0, left - (side - width) // 2), max(0, top - (side - height) // 2), side, side)
+                raise ValueError(f"shard.box must be a square inside the picture, not {self.box}; nearest: {nearest}")
+
+
+def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The samples of one video: its part of a tar, and the index's line about it.
+
+    Raises:
+        MediaError: the video cannot be used.
+    """
+    if item.trouble is not None:
+        raise MediaError(item.path, *item.trouble)
+    info = open_video(item.path)
+    sound = read_audio(item.path) if info.has_audio else None
+    frames = read_frames(item.path, threads=1)
+    if config.max_fps is not None:
+        frames = _thinned(frames, info.fps, config.max_fps)
+    recipe = _crop_recipe(item, config, info.width, info.height)
+    left, top, side = recipe["box"][:3]
+    parts = math.ceil(info.seconds / config.max_seconds - 0.02) if info.seconds else 1
+    length = info.seconds / parts if info.seconds and parts > 1 else config.max_seconds * 1.02
+    times: list[float] = []
+    jpegs: list[bytes] = []
+    number = 0
+
+    def finish(end: float, name: str) -> tuple[bytes, dict[str, Any]]:
+        fps = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else min(info.fps, config.max_fps or math.inf)
+        wave, at = _cut(sound, times[0], end)
+        meta: dict[str, Any] = {
+            "key": name,
+            "source": item.source,
+            "start": round(times[0], 6),
+            "frames": len(times),
+            "times": [round(1000 * (time - times[0]), 3) for time in times],
+            "fps": round(fps, 4),
+            "size": config.size,
+            **{name: value for name, value in (("label", item.label), ("group", item.group)) if value is not None},
+            **({"extra": item.extra} if item.extra else {}),
+            "audio": _describe_sound(wave, at),
+            "crop": recipe,
+        }
+        row = {
+            name: meta[name] for name in ("key", "source", "frames", "fps", "label", "group", "extra") if name in meta
+        }
+        row |= {"seconds": round(end - times[0], 6), "sound": wave is not None}
+        return pack(meta, jpegs, wave), row
+
+    for time, pixels in frames:
+        # a hundredth of a frame: timestamps are rounded
+        if times and time - times[0] >= length - 0.01 / info.fps:
+            yield finish(time, f"{key}+{number}")
+            number, times, jpegs = number + 1, [], []
+        if left + side > pixels.shape[1] or top + side > pixels.shape[0]:
+            raise MediaError(item.path, "changes its picture size midway", "convert it with ffmpeg")
+        times.append(time)
+        jpegs.append(_jpeg(pixels[top : top + side, left : left + side], config))
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / min(info.fps, config.max_fps or math.inf)
+    yield finish(times[-1] + step, f"{key}+{number}" if number else key)
+
+
+def _thinned(
+    frames: Iterator[tuple[float, np.ndarray]], fps: float, limit: float
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Leave out frames evenly: every k-th of a steady rate is kept, the nearest ones of a variable one."""
+    every = max(1, math.ceil(fps / limit - 0.01)) / fps if fps > limit * 1.01 else 1 / limit
+    slack, due = every / 4, -math.inf
+    for time, pixels in frames:
+        if time >= due - slack:
+            due = max(due, time - slack) + every
+            yield time, pixels
+
+
+def _crop_recipe(item: Item, config: ShardConfig, width: int, height: int) -> dict[str, Any]:
+    if config.box is not None:
+        left, top, side, _ = config.box
+        if left + side > width or top + side > height:
+            reason = f"is smaller than the box to cut out ({width} x {height} pixels)"
+            raise MediaError(item.path, reason, "give a box inside the picture, or none")
+        return {"kind": "box", "box": [left, top, side, side], "picture": [width, height]}
+    side = min(width, height)
+    return {
+        "kind": "centre",
+        "box": [(width - side) // 2, (height - side) // 2, side, side],
+        "picture": [width, height],
+    }
+
+
+def _jpeg(pixels: np.ndarray, config: ShardConfig) -> bytes:
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if picture.size != (config.size, config.size):
+        picture = picture.resize((config.size, config.size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=config.quality)
+    return buffer.getvalue()
+
+
+def _cut(sound: tuple[np.ndarray, float] | None, start: float, end: float) -> tuple[np.ndarray | None, float]:
+    """The sound between two times, and how long after `start` it begins."""
+    if sound is None:
+        return None, 0.0
+    wave, begin = sound
+    first, last = round((start - begin) * SOUND_RATE), round((end - begin) * SOUND_RATE)
+    piece = wave[max(0, first) : max(0, last)]
+    return (piece, max(0, -first) / SOUND_RATE) if len(piece) else (None, 0.0)
+
+
+def _describe_sound(wave: np.ndarray | None, offset: float) -> dict[str, Any] | None:
+    if wave is None:
+        return None
+    silent = bool(np.abs(wave).max() < _SILENT)
+    return {"seconds": len(wave) / SOUND_RATE, "offset": offset, "silent": silent}
