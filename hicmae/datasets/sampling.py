@@ -1,0 +1,175 @@
+"""Which frames a clip is made of, and the views that turn a sample into tensors.
+
+Index functions take the number of frames there are and, where chance is involved, `draw(high)`, which returns a whole
+number from 0 to high - 1; so a recorded draw can be passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hicmae.datasets.draws import Draws
+from hicmae.datasets.transforms import AugmentConfig, augment_clip, multi_scale_crop, normalise, resize
+
+__all__ = [
+    "View",
+    "eval_indices",
+    "eval_views",
+    "pretrain_indices",
+    "pretrain_starts",
+    "pretrain_view",
+    "train_indices",
+    "train_view",
+]
+
+Draw = Callable[[int], int]
+
+
+class Frames(Protocol):
+    """Random access to decoded frames."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        """Frames at `indices` -> (T, 3, H, W) uint8."""
+        ...
+
+
+class Sample(Protocol):
+    """What views need of a sample."""
+
+    @property
+    def frames(self) -> Frames:
+        """The video."""
+        ...
+
+    @property
+    def label(self) -> int:
+        """Position in the list of classes, -1 without."""
+        ...
+
+
+View = Callable[[Any, torch.Generator], dict[str, Any]]
+"""(sample, generator) -> named tensors and other values: frame choice and transforms of one clip."""
+
+
+def _check(frames: int, clip: int, stride: int, count: int = 1) -> None:
+    for name, value in (("frames there are", frames), ("frames per clip", clip), ("stride", stride), ("clips", count)):
+        if value < 1:
+            raise ValueError(f"the number of {name} must be at least 1, not {value}")
+
+
+def pretrain_starts(frames: int, *, clip: int = 16, stride: int = 4, clips: int = 1, draw: Draw) -> list[int]:
+    """First frames of `clips` clips (VideoMAE): one drawn in each of as many equal parts of a long video.
+
+    A video of at most clip * stride frames starts at 0; where there are fewer possible starts than clips they are drawn
+    freely and sorted.
+    """
+    _check(frames, clip, stride, clips)
+    possible = frames - clip * stride + 1
+    part = possible // clips
+    if part > 0:
+        return [k * part + draw(part) for k in range(clips)]
+    if frames > max(clips, clip * stride):
+        return sorted(draw(possible) for _ in range(clips))
+    return [0] * clips
+
+
+def pretrain_indices(start: int, frames: int, *, clip: int = 16, stride: int = 4) -> list[int]:
+    """Every `stride`-th frame from `start`; at the end of a short video the last one reached is repeated.
+
+    As published, a step is taken only while it stays before the last frame, which is therefore never reached.
+    """
+    _check(frames, clip, stride)
+    last = max(start, start + (frames - 2 - start) // stride * stride)
+    return [min(start + i * stride, last) for i in range(clip)]
+
+
+def train_indices(frames: int, *, clip: int = 16, stride: int = 4, draw: Draw) -> list[int]:
+    """Frames of a training clip (reference: MAE-DFER): `clip` frames spread evenly over a drawn span.
+
+    The span has clip * stride frames, first and last included, so frames lie span / (clip - 1) apart. A video that is
+    no longer than the span is run through once at about `stride`, and its last frame repeated.
+    """
+    _check(frames, clip, stride)
+    span = clip * stride
+    if frames <= span:
+        run = np.linspace(0, frames, num=frames // stride)
+        places = np.concatenate([run, np.full(clip - len(run), frames)])
+        return np.clip(places, 0, frames - 1).astype(int).tolist()
+    start = draw(frames - span)
+    return np.clip(np.linspace(start, start + span, num=clip), start, start + span - 1).astype(int).tolist()
+
+
+def eval_indices(frames: int, *, clip: int = 16, stride: int = 4, segments: int = 2) -> list[list[int]]:
+    """Frames of `segments` test clips, spread evenly from the first to the last possible one; one is the middle clip.
+
+    Every `stride`-th frame is a candidate, the last one repeated where there are too few.
+    """
+    _check(frames, clip, stride, segments)
+    candidates = list(range(0, frames, stride))
+    candidates += candidates[-1:] * (clip - len(candidates))
+    room = len(candidates) - clip
+    if segments == 1:
+        return [candidates[room // 2 : room // 2 + clip]]
+    starts = (int(k * (room / (segments - 1))) for k in range(segments))
+    return [candidates[start : start + clip] for start in starts]
+
+
+def pretrain_view(frames: int = 16, stride: int = 4, size: int = 160) -> View:
+    """View for pretraining: one clip at a drawn start, cropped at one of several scales.
+
+    It gives `video` (3, T, size, size) uint8.
+    """
+    _check(1, frames, stride)
+    return partial(_pretrain, clip=frames, stride=stride, size=size)
+
+
+def train_view(frames: int = 16, stride: int = 4, size: int = 160, augment: AugmentConfig | None = None) -> View:
+    """View for supervised training: one clip of a drawn span, augmented (published settings by default).
+
+    It gives `video` (3, T, size, size) float32, normalised, and `label`, int64 ().
+    """
+    _check(1, frames, stride)
+    return partial(_train, clip=frames, stride=stride, size=size, augment=augment or AugmentConfig())
+
+
+def eval_views(frames: int = 16, stride: int = 4, size: int = 160, segments: int = 2) -> tuple[View, ...]:
+    """Views for evaluation, one per segment: whole frames of fixed clips; a single one takes the middle clip.
+
+    Each gives `video` (3, T, size, size) float32, normalised, and `label`, int64 (). Two segments give the published
+    prediction (whose two spatial crops of a squared frame are identical) at half its cost; one is for validation.
+    """
+    _check(1, frames, stride, segments)
+    one = partial(_evaluate, clip=frames, stride=stride, size=size, segments=segments)
+    return tuple(partial(one, segment=k) for k in range(segments))
+
+
+def _pretrain(sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int) -> dict[str, Any]:
+    count, draws = len(sample.frames), Draws(generator)
+    (start,) = pretrain_starts(count, clip=clip, stride=stride, draw=draws.integer)
+    taken = sample.frames.take(pretrain_indices(start, count, clip=clip, stride=stride))
+    return {"video": multi_scale_crop(taken, size, draws).transpose(0, 1).contiguous()}
+
+
+def _train(
+    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, augment: AugmentConfig
+) -> dict[str, Any]:
+    draws = Draws(generator)
+    taken = sample.frames.take(train_indices(len(sample.frames), clip=clip, stride=stride, draw=draws.integer))
+    return {"video": augment_clip(taken, size, augment, draws), "label": torch.tensor(sample.label)}
+
+
+def _evaluate(
+    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, segments: int, segment: int
+) -> dict[str, Any]:
+    del generator  # nothing is drawn in evaluation
+    indices = eval_indices(len(sample.frames), clip=clip, stride=stride, segments=segments)[segment]
+    video = resize(sample.frames.take(indices), size).transpose(0, 1)
+    return {"video": normalise(video), "label": torch.tensor(sample.label)}
