@@ -1,0 +1,184 @@
+"""The vocabulary of layers: one attention, one MLP, two residual blocks, and how they are initialised.
+
+Everything local, global or cross-modal in this library is a *call* of `Attention` on reshaped tokens. Module and
+parameter names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Attention", "Block", "CrossSelfBlock", "LayerNorm", "Mlp", "affine", "init_tokens", "init_weights", "rates"]
+
+Stage = Literal["finetune", "pretrain"]
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+def affine(linear: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
+    """`linear(x) + bias` for a `linear` without a bias of its own.
+
+    Exactly an `nn.Linear` takes the bias into the same kernel; anything in its place (an adapter, a quantised or
+    pruned layer) is called as a module.
+    """
+    if type(linear) is nn.Linear and linear.bias is None and not linear._forward_pre_hooks:
+        return F.linear(x, linear.weight, bias)
+    y = linear(x)
+    return y + bias.to(y.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `x` over `memory` (over itself when `memory` is None). Keys carry no bias.
+
+    Args:
+        dim: width D of the tokens, a multiple of `heads`.
+        heads: number of heads H; each is D / H wide and scaled by its inverse square root.
+        memory_dim: width of the memory; D when None.
+        fused: one projection `qkv`, for self-attention only, instead of `q` and `kv` (the published layouts).
+
+    Shapes:
+        x: (B, N, D), memory: (B, M, memory_dim) or None -> (B, N, D)
+
+    >>> Attention(dim=32, heads=4)(torch.zeros(2, 5, 32), torch.zeros(2, 3, 32)).shape
+    torch.Size([2, 5, 32])
+    """
+
+    def __init__(self, dim: int, heads: int, *, memory_dim: int | None = None, fused: bool = False) -> None:
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"dim={dim} is not a multiple of heads={heads}")
+        self.heads = heads
+        self.fused = fused
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        if fused:
+            self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        else:
+            self.q = nn.Linear(dim, dim, bias=False)
+            self.kv = nn.Linear(dim if memory_dim is None else memory_dim, 2 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """(B, N, D), memory (B, M, memory_dim) -> (B, N, D)."""
+        k_bias = torch.zeros_like(self.v_bias)
+        if self.fused:
+            if memory is not None:
+                raise ValueError("a fused attention has one projection for x, k and v: it attends to itself only")
+            q, k, v = affine(self.qkv, x, torch.cat([self.q_bias, k_bias, self.v_bias])).chunk(3, dim=-1)
+        else:
+            q = affine(self.q, x, self.q_bias)
+            k, v = affine(self.kv, x if memory is None else memory, torch.cat([k_bias, self.v_bias])).chunk(2, dim=-1)
+        y = F.scaled_dot_product_attention(self._split(q), self._split(k), self._split(v))  # (B, H, N, d)
+        return self.proj(y.transpose(1, 2).flatten(2))  # (B, N, D)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, H, N, d)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear; (..., D) -> (..., out)."""
+
+    def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim if out is None else out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., out)."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: self-attention, then MLP; (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(dim)
+        self.attn = Attention(dim, heads, fused=True)
+        self.norm2 = LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = path(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class CrossSelfBlock(nn.Module):
+    """Pre-norm block of SVFAP and HiCMAE: attention over a memory, over itself, then MLP.
+
+    The memory is normed inside the block and never changed by it; its width may differ (`memory_dim`).
+
+    Shapes:
+        x: (B, N, D), memory: (B, M, memory_dim) -> (B, N, D)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        memory_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.cross_attn = Attention(dim, heads, memory_dim=memory_dim)
+        self.cross_norm1 = LayerNorm(dim)
+        self.cross_norm2 = LayerNorm(dim if memory_dim is None else memory_dim)
+        self.norm1 = LayerNorm(dim)
+        self.attn = Attention(dim, heads, fused=True)
+        self.norm2 = LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = path(drop_path)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """(B, N, D), memory (B, M, memory_dim) -> (B, N, D)."""
+        x = x + self.drop_path(self.cross_attn(self.cross_norm1(x), self.cross_norm2(memory)))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def path(rate: float) -> nn.Module:
+    """Stochastic depth per sample, scaled by 1 / keep; nothing at all when `rate` is 0."""
+    return DropPath(rate) if rate > 0 else nn.Identity()
+
+
+def rates(drop_path: float, depth: int) -> list[float]:
+    """Stochastic-depth rates growing linearly from 0 to `drop_path` over `depth` blocks."""
+    return [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+
+
+@torch.no_grad()
+def init_weights(module: nn.Module, stage: Stage) -> None:
+    """Initialise every linear layer and LayerNorm inside `module` as published (all else keeps PyTorch's default).
+
+    Weights: `finetune` normal with std 0.02 cut at ±2; `pretrain` Xavier-uniform, fused matrices as one matrix.
+    Biases 0, norms 1 and 0.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            if stage == "finetune":
+                nn.init.trunc_normal_(layer.weight, std=0.02, a=-2.0, b=2.0)
+            else:
+                nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.LayerNorm):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def init_tokens(tokens: Tensor, stage: Stage) -> None:
+    """Learnt tokens: normal with std 0.02, cut at ±2 (`finetune`) or at one standard deviation (`pretrain`)."""
+    cut = 2.0 if stage == "finetune" else 0.02
+    nn.init.trunc_normal_(tokens, std=0.02, a=-cut, b=cut)

@@ -1,0 +1,74 @@
+"""The fine-tuning form of a single encoder: pool, norm, linear head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hicmae.models.base import Model
+from hicmae.models.blocks import LayerNorm, init_weights
+from hicmae.models.encoder import Encoder
+
+__all__ = ["Classifier", "pool"]
+
+
+def pool(tokens: Tensor, slots: int, frames: int | None = None) -> Tensor:
+    """Mean over tokens, (B, N, D) -> (B, D); with `frames`, over each time slot, then linear to (B, frames, D).
+
+    Time is the slowest axis of the N tokens, in `slots` steps.
+    """
+    if frames is None:
+        return tokens.mean(dim=1)
+    steps = tokens.unflatten(1, (slots, -1)).mean(dim=2)  # (B, slots, D)
+    return F.interpolate(steps.transpose(1, 2), size=frames, mode="linear").transpose(1, 2)
+
+
+class Classifier(Model):
+    """An encoder with a linear head over its pooled tokens (MAE-DFER, SVFAP, VideoMAE).
+
+    Args:
+        encoder: a plain, LGI or TPSBT encoder without a final norm.
+        num_classes: outputs; 0 gives the pooled, normed features.
+        keep_temporal: one output per input frame instead of one per clip.
+        init_scale: the fresh head's weights are multiplied by it.
+
+    Shapes:
+        x: (B, 3, T, H, W) -> (B, classes) or (B, T, classes); (.., D) when `num_classes` is 0
+    """
+
+    def __init__(
+        self, encoder: Encoder, *, num_classes: int = 7, keep_temporal: bool = False, init_scale: float = 0.001
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.num_classes = num_classes
+        self.frames = encoder.patch_embed.shape[0] if keep_temporal else None
+        self.fc_norm = LayerNorm(encoder.dim)
+        self.head: nn.Module = nn.Linear(encoder.dim, num_classes) if num_classes else nn.Identity()
+        self.num_layers = encoder.depth
+        self.describe("video" if len(encoder.grid) == 3 else "audio", encoder)
+        encoder.init_weights("finetune")
+        init_weights(self.fc_norm, "finetune")
+        init_weights(self.head, "finetune")
+        with torch.no_grad():
+            for parameter in self.head.parameters():
+                parameter.mul_(init_scale)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, 3, T, H, W) -> (B, D), or (B, T, D) with `keep_temporal`."""
+        tokens = self.encoder(x).tokens  # (B, N, D)
+        return self.fc_norm(pool(tokens, self.encoder.slots, self.frames))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, T, H, W) -> (B, classes) or (B, T, classes)."""
+        return self.head(self.forward_features(x))
+
+    def no_weight_decay(self, published: bool = False) -> set[str]:
+        """Full names, as the encoder says."""
+        return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
+
+    def layer_of(self, name: str, published: bool = False) -> int:
+        """0 embedding, k + 1 block k, `num_layers` + 1 norm and head."""
+        layer = self.encoder.layer_of(name.removeprefix("encoder."), published) if name.startswith("encoder.") else None
+        return self.num_layers + 1 if layer is None else layer
