@@ -142,7 +142,7 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_n
             f"<title>{html.escape(name)}</title></path>"
         )
         if len(path) == 1:
-            parts.append('<circle cx="{:.1f}" cy="{:.1f}" r="3.5" fill="{}"/>'.format(*place(xs[0], ys[0]), ink))
+            parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3.5" fill="{ink}"/>')
         if len(series) > 1:  # named in one line above
             x = left + sum(_width([before], 11) + 44 for before in list(series)[:i])
             parts.append(f'<line x1="{x:.0f}" x2="{x + 18:.0f}" y1="12" y2="12" stroke="{ink}" stroke-width="3"/>')

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-__all__ = ["Interval", "Scores", "bootstrap", "confusion_matrix", "scores"]
+__all__ = ["Estimate", "Scores", "bootstrap", "confusion_matrix", "scores"]
 
-Interval = tuple[float, float]
-NAMES = ("uar", "war", "weighted_f1", "macro_f1")
+
+class Estimate(NamedTuple):
+    """A figure and the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +95,8 @@ def bootstrap(
     samples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-) -> dict[str, Interval]:
-    """Percentile intervals of uar, war, weighted_f1 and macro_f1 under resampling of whole groups.
+) -> dict[str, Estimate]:
+    """uar, war, weighted_f1 and macro_f1 with percentile intervals under resampling of whole groups.
 
     Clips of one person resemble each other, so persons are drawn, not clips; with `groups=None` each clip is its own
     group, which makes intervals too narrow where persons recur. A class missing from a drawn sample is left out of that
@@ -121,9 +127,12 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=samples)  # (S, kinds)
     figures = _figures((drawn @ kinds).reshape(samples, classes, classes))
+    found = _figures((counts @ kinds).reshape(classes, classes))
     tail = 100 * (1 - level) / 2
-    ends = {name: np.percentile(values, [tail, 100 - tail]) for name, values in figures.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    return {
+        name: Estimate(float(found[name]), *np.percentile(values, [tail, 100 - tail]).tolist())
+        for name, values in figures.items()
+    }
 
 
 def _per_class(confusion: NDArray) -> tuple[NDArray, NDArray, NDArray]:

@@ -101,7 +101,8 @@ def test_intervals_equal_resampling_by_hand(per_group: int) -> None:
     groups = np.arange(120) // per_group
     good = np.repeat(generator.random(120 // per_group) < 0.6, per_group)  # whole persons are easy or hard
     predicted = np.where(good, truth, generator.integers(0, 3, 120))
-    low, high = bootstrap(truth, predicted, None if per_group == 1 else groups.astype(str), 3)["uar"]
+    value, low, high = bootstrap(truth, predicted, None if per_group == 1 else groups.astype(str), 3)["uar"]
+    assert value == pytest.approx(scores(confusion_matrix(truth, predicted, 3)).uar)
     expected = np.percentile(draws_by_hand(truth, predicted, groups, 3), [2.5, 97.5])
     assert (low, high) == pytest.approx(expected, abs=0.012)
 
@@ -124,5 +125,5 @@ def test_intervals_are_repeatable_widen_with_groups_and_hold_the_figure() -> Non
     assert persons == bootstrap(truth, predicted, groups, 3)
     assert persons != bootstrap(truth, predicted, groups, 3, seed=1)
     for name in ("uar", "war", "weighted_f1", "macro_f1"):
-        assert clips[name][0] < getattr(scores(confusion_matrix(truth, predicted, 3)), name) < clips[name][1]
-        assert persons[name][1] - persons[name][0] > 2 * (clips[name][1] - clips[name][0])
+        assert clips[name].low < getattr(scores(confusion_matrix(truth, predicted, 3)), name) < clips[name].high
+        assert persons[name].high - persons[name].low > 2 * (clips[name].high - clips[name].low)
