@@ -1,0 +1,89 @@
+"""A model from a file that says what it is: its name, its arguments, how its input is made, what its outputs mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from hicmae.configs.errors import UserError
+from hicmae.models.base import Model
+from hicmae.models.factory import create_model
+from hicmae.runtime.checkpoint import CheckpointError, read_weights, weights_file
+
+__all__ = ["Loaded", "load_model"]
+
+
+class Loaded(NamedTuple):
+    """A model ready to be used, and what its checkpoint says about it."""
+
+    model: Model
+    """In evaluation mode, on its device."""
+    meta: dict[str, Any]
+    """The weights file's header (name, stage, args, labels, preprocessing, step, config), and its path as `file`."""
+
+
+def load_model(
+    source: str | Path,
+    stage: Literal["finetune", "pretrain"] | None = None,
+    *,
+    device: str | torch.device = "auto",
+    ema: bool = False,
+) -> Loaded:
+    """The model of a run folder (its newest checkpoint), a checkpoint folder, or a weights file.
+
+    Args:
+        source: any of these.
+        stage: the form that is needed; None takes either.
+        device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
+        ema: the averaged weights, where the run kept them.
+
+    Raises:
+        UserError: nothing there, damaged, made by another program, or of the other stage; the message says what to do.
+    """
+    file = weights_file(source, ema=ema)
+    state, meta = read_weights(file)
+    if not {"name", "stage", "args"} <= meta.keys():
+        raise CheckpointError(
+            f"{file}: does not say which model it holds; name a run folder or a weights file that hicmae wrote"
+        )
+    if stage is not None and meta["stage"] != stage:
+        raise UserError(_other_stage(source, stage))
+    try:
+        model = create_model(meta["name"], stage=meta["stage"], **meta["args"])
+        model.load_state_dict(state)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{file}: does not fit this version's {meta['name']} ({_first(error)})") from None
+    return Loaded(model.to(_device(device)).eval(), {**meta, "file": str(file)})
+
+
+def _other_stage(source: str | Path, wanted: str) -> str:
+    if wanted == "finetune":
+        return (
+            f"{source}: is a pretraining checkpoint, which has no classes to predict yet; "
+            "fine-tune it on labelled clips first: hicmae finetune RECIPE (hicmae finetune --help)"
+        )
+    return (
+        f"{source}: is a fine-tuned checkpoint, which has no decoder to reconstruct with; "
+        "name the pretraining run it came from"
+    )
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device {name}: there is no usable GPU on this machine; say cpu or auto")
+        torch.empty(0, device=device)
+    except RuntimeError as error:
+        raise UserError(f"device {name}: cannot be used ({_first(error)}); say auto, cpu, cuda or cuda:N") from None
+    return device
+
+
+def _first(error: Exception) -> str:
+    """The part of a message that tells the cause: torch puts a headline before its list."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]

@@ -1,0 +1,103 @@
+"""Rows of frames with titles and a caption as one PNG."""
+
+from __future__ import annotations
+
+import contextlib
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from hicmae.configs.errors import UserError
+
+__all__ = ["Row", "draw"]
+
+CELL, GAP, MARGIN, SIDE = 152, 6, 28, 176  # pixels
+INK, FAINT, PAPER = (28, 28, 32), (106, 108, 116), (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Frames side by side."""
+
+    title: str
+    frames: Tensor
+    """(columns, H, W, 3) float in [0, 1]."""
+    note: str = ""
+    """Smaller words under the title; line breaks are kept."""
+
+
+def draw(path: Path, *, rows: Sequence[Row], columns: Sequence[str], title: str, caption: str, footnote: str) -> None:
+    """Write the picture, whole or not at all.
+
+    Args:
+        columns: words under each column.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    width = max(2 * MARGIN + SIDE + len(columns) * (CELL + GAP) - GAP, 720)
+    foot = textwrap.wrap(footnote, (width - 2 * MARGIN) // 8)
+    top = MARGIN + 70
+    height = top + len(rows) * (CELL + GAP) + 32 + 20 * len(foot) + MARGIN
+    sheet = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((MARGIN, MARGIN - 6), _fitting(pen, title, 24, width - 2 * MARGIN), INK, _font(24, bold=True))
+    pen.text((MARGIN, MARGIN + 30), _fitting(pen, caption, 16, width - 2 * MARGIN), FAINT, _font(16))
+    for i, row in enumerate(rows):
+        y = top + i * (CELL + GAP)
+        _label(pen, row, y)
+        for j, frame in enumerate(row.frames):
+            sheet.paste(_cell(frame), (MARGIN + SIDE + j * (CELL + GAP), y))
+    y = top + len(rows) * (CELL + GAP)
+    for j, words in enumerate(columns):
+        pen.text((MARGIN + SIDE + j * (CELL + GAP) + CELL / 2, y + 2), words, FAINT, _font(14), anchor="ma")
+    for i, line in enumerate(foot):
+        pen.text((MARGIN, y + 36 + 20 * i), line, FAINT, _font(14))
+    _write(sheet, path)
+
+
+def _label(pen: ImageDraw.ImageDraw, row: Row, y: int) -> None:
+    lines = [(line, 17, INK) for line in textwrap.wrap(row.title, 16)]
+    lines += [(line, 14, FAINT) for part in row.note.splitlines() for line in textwrap.wrap(part, 20)]
+    at = y + (CELL - sum(size + 6 for _, size, _ in lines)) / 2
+    for line, size, ink in lines:
+        pen.text((MARGIN, at), line, ink, _font(size))
+        at += size + 6
+
+
+def _cell(frame: Tensor) -> Image.Image:
+    picture = Image.fromarray((frame * 255).round().byte().numpy())
+    return picture.resize((CELL, CELL), Image.Resampling.BICUBIC)
+
+
+def _fitting(pen: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
+    """`text`, its end cut off where it is too wide."""
+    bold = size > 20
+    while pen.textlength(text, _font(size, bold)) > width:
+        text = text.rstrip("…")[:-1] + "…"
+    return text
+
+
+@lru_cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    # matplotlib carries a font that covers most scripts of Europe, on every machine
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def _write(sheet: Image.Image, path: Path) -> None:
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(partial, "PNG")
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from None

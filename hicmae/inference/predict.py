@@ -1,0 +1,215 @@
+"""Which emotion a video expresses: probabilities per window and over the whole clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hicmae.configs.errors import UserError
+from hicmae.datasets.media import open_video
+from hicmae.datasets.transforms import normalise
+from hicmae.inference.loading import Loaded, load_model
+from hicmae.inference.windows import Preprocessing, Window, windows
+from hicmae.models.base import Model
+
+__all__ = ["Prediction", "WindowPrediction", "predict_clip"]
+
+
+@dataclass(frozen=True, repr=False)
+class WindowPrediction:
+    """What a model makes of one stretch of a video."""
+
+    start: float
+    """Seconds on the file's clock."""
+    end: float
+    probabilities: dict[str, float]
+    """By label, in the checkpoint's order; they sum to 1."""
+
+    @property
+    def label(self) -> str:
+        """The most probable label."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    def __repr__(self) -> str:
+        return f"<{self.start:.2f}-{self.end:.2f} s: {self.label} {self.probabilities[self.label]:.0%}>"
+
+
+@dataclass(frozen=True, repr=False)
+class Prediction:
+    """What a model makes of a video.
+
+    >>> parts = (WindowPrediction(0.0, 2.0, {"happy": 0.75, "sad": 0.25}),
+    ...          WindowPrediction(1.0, 3.0, {"happy": 0.25, "sad": 0.75}))
+    >>> result = Prediction("clip.mp4", "mae_dfer_base", parts)
+    >>> result.probabilities
+    {'happy': 0.5, 'sad': 0.5}
+    """
+
+    clip: str
+    model: str
+    windows: tuple[WindowPrediction, ...]
+    """In order of time; they overlap."""
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Mean over the windows, by label in the checkpoint's order."""
+        first = self.windows[0].probabilities
+        return {name: sum(w.probabilities[name] for w in self.windows) / len(self.windows) for name in first}
+
+    @property
+    def label(self) -> str:
+        """The most probable label of the whole clip."""
+        probabilities = self.probabilities
+        return max(probabilities, key=probabilities.__getitem__)
+
+    @property
+    def seconds(self) -> float:
+        """From the begin of the first window to the end of the last."""
+        return self.windows[-1].end - self.windows[0].start
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "clip": self.clip,
+            "model": self.model,
+            "seconds": round(self.seconds, 3),
+            "label": self.label,
+            "probabilities": _rounded(self.probabilities),
+            "windows": [
+                {
+                    "start": round(window.start, 3),
+                    "end": round(window.end, 3),
+                    "label": window.label,
+                    "probabilities": _rounded(window.probabilities),
+                }
+                for window in self.windows
+            ],
+        }
+
+    def table(self) -> str:
+        """Text for a terminal: the whole clip, labels by probability with bars, then a line per window."""
+        ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
+        width = max(len(name) for name, _ in ranked)
+        lines = [
+            f"{self.clip}: {self.label} ({self.probabilities[self.label]:.1%}); {self.seconds:.2f} s, {self.model}"
+        ]
+        lines += [f"  {name:<{width}} {value:6.1%} {'█' * round(30 * value)}".rstrip() for name, value in ranked]
+        if len(self.windows) > 1:
+            names = [name for name, _ in ranked]
+            columns = [max(len(name), 6) for name in names]
+            heads = " ".join(f"{name:>{column}}" for name, column in zip(names, columns, strict=True))
+            lines += ["", f"  {'seconds':>17}  {heads}"]
+            for window in self.windows:
+                cells = (
+                    f"{window.probabilities[name]:{column}.1%}" for name, column in zip(names, columns, strict=True)
+                )
+                lines.append(f"  {window.start:7.2f} - {window.end:7.2f}  {' '.join(cells)}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        top = sorted(self.probabilities.items(), key=lambda item: -item[1])[:3]
+        told = ", ".join(f"{name} {value:.0%}" for name, value in top)
+        count = len(self.windows)
+        return f"Prediction({self.clip!r}: {told}; {self.seconds:.2f} s in {count} window{'s' * (count != 1)})"
+
+    __str__ = __repr__
+
+
+def predict_clip(
+    clip: str | Path,
+    model: Loaded | Model | str | Path,
+    *,
+    window: float | None = None,
+    hop: float | None = None,
+    batch_size: int = 8,
+    device: str | torch.device = "auto",
+) -> Prediction:
+    """Probabilities of a video's windows and, as their mean, of the whole video.
+
+    Frames are cropped, scaled and normalised as the checkpoint says its training clips were. The file is decoded as a
+    stream, `batch_size` windows at a time, so that memory does not grow with its length.
+
+    Args:
+        clip: a video file (mp4, mov, mkv, webm, avi).
+        model: what `load_model` gives, or a run folder, checkpoint folder or weights file; a bare model is taken to
+            have been trained on centre squares, and its classes are numbered.
+        window: seconds that a window spans; None is what the model was trained on.
+        hop: seconds from one window's start to the next; None is half a window. Both are rounded to whole frames.
+        batch_size: windows per forward pass.
+        device: where a checkpoint's model is put; a model that was loaded before stays where it is.
+
+    Raises:
+        MediaError: the clip cannot be used; the message says why.
+        UserError: the checkpoint cannot be used, or has no classes to predict (fine-tune it first).
+    """
+    if isinstance(model, str | Path):
+        model = load_model(model, stage="finetune", device=device)
+    net, meta = model if isinstance(model, tuple) else (model, {"name": model.name})
+    how = Preprocessing.of(net, meta)
+    if window is not None or hop is not None or batch_size < 1:
+        how, step = _timing(clip, how, window, hop, batch_size)
+    else:
+        step = None
+    labels: tuple[str, ...] | None = None
+    parts: list[WindowPrediction] = []
+    training = net.training
+    net.eval()
+    try:
+        for batch in _batches(windows(clip, how, hop=step), batch_size):
+            values = _probabilities(net, torch.stack([each.frames for each in batch]))
+            labels = labels or _labels(meta, values.shape[1])
+            for each, row in zip(batch, values.tolist(), strict=True):
+                parts.append(WindowPrediction(each.start, each.end, dict(zip(labels, row, strict=True))))
+    finally:
+        net.train(training)
+    return Prediction(str(clip), str(meta.get("name", "")), tuple(parts))
+
+
+@torch.inference_mode()
+def _probabilities(model: Model, frames: Tensor) -> Tensor:
+    """(B, 3, T, H, W) uint8 -> (B, classes) on the CPU; outputs per frame are averaged over the frames."""
+    if model.stage == "pretrain":
+        raise UserError("a pretraining model has no classes to predict; fine-tune it first (hicmae finetune --help)")
+    if getattr(model, "num_classes", None) == 0:
+        raise UserError("the model was made with num_classes=0: it gives features, not probabilities of classes")
+    device = next(model.parameters()).device
+    values = model(normalise(frames.to(device))).float().softmax(-1).cpu()
+    return values if values.dim() == 2 else values.mean(1)
+
+
+def _labels(meta: dict[str, Any], classes: int) -> tuple[str, ...]:
+    labels = tuple(meta.get("labels") or (f"class {i}" for i in range(classes)))
+    if len(labels) != classes:
+        raise UserError(
+            f"{meta.get('file', 'the model')}: names {len(labels)} labels for {classes} classes; train it again"
+        )
+    return labels
+
+
+def _timing(
+    clip: str | Path, how: Preprocessing, window: float | None, hop: float | None, batch_size: int
+) -> tuple[Preprocessing, int | None]:
+    """Seconds as whole frames: the stride that makes a window last so long, and the hop in frames of a window."""
+    for name, value in (("window", window), ("hop", hop), ("batch_size", batch_size)):
+        if value is not None and not value > 0:
+            raise UserError(f"{name} must be positive, not {value}")
+    fps = how.rate(open_video(clip).fps)
+    if window is not None:
+        how = Preprocessing(**{**vars(how), "stride": max(1, round(window * fps / how.frames))})
+    return how, None if hop is None else max(1, round(hop * fps / how.stride))
+
+
+def _batches(items: Iterable[Window], size: int) -> Iterator[list[Window]]:
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _rounded(probabilities: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in probabilities.items()}

@@ -1,0 +1,187 @@
+"""What a masked autoencoder makes of hidden patches, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hicmae.configs.errors import UserError
+from hicmae.datasets.transforms import normalise
+from hicmae.inference.loading import Loaded, load_model
+from hicmae.inference.picture import Row, draw
+from hicmae.inference.windows import Preprocessing, Window, middle_window
+from hicmae.models.base import Model
+from hicmae.pretrain import losses, targets
+from hicmae.pretrain.config import MaskConfig, TargetConfig
+from hicmae.pretrain.masking import hidden_index
+from hicmae.pretrain.objectives import Reconstruction, objective_for
+
+__all__ = ["reconstruct_clip"]
+
+COLUMNS = 8
+GREY = 0.5
+FOOTNOTE = (
+    "Each hidden patch borrows its mean colour and contrast from the original; visible patches are pasted in. "
+    "Errors: mean squares over hidden patches, beside those of the simplest guess."
+)
+
+
+def reconstruct_clip(
+    clip: str | Path,
+    model: Loaded | str | Path,
+    *,
+    out: str | Path,
+    seed: int = 0,
+    ratio: float | None = None,
+    start: float | None = None,
+    device: str | torch.device = "auto",
+) -> Path:
+    """Draw original, masked and reconstructed frames of a video, and the motion that was asked for and predicted.
+
+    What a model predicts are patches of mean 0 and standard deviation 1, so a prediction says nothing of brightness
+    and contrast. As is usual in this field, each hidden patch borrows the mean and standard deviation of the true one
+    (per colour), frame differences are added to the predicted frame they refer to, and visible patches are pasted in.
+    The picture shows 8 of the clip's frames and says how many steps the model was trained.
+
+    Args:
+        clip: a video file (mp4, mov, mkv, webm, avi).
+        model: what `load_model` gives, or a run folder, checkpoint folder or weights file of a pretrained model.
+        out: the picture to write, a PNG.
+        seed: of the mask.
+        ratio: share of the patches to hide; None is the one of training.
+        start: seconds at which the stretch shown begins; None takes the middle of the video.
+        device: where a checkpoint's model is put; a model that was loaded before stays where it is.
+
+    Returns:
+        the path of the picture.
+
+    Raises:
+        MediaError: the clip cannot be used; the message says why.
+        UserError: the checkpoint has no decoder, the ratio hides all or nothing, the picture cannot be written.
+    """
+    out = Path(out)
+    if out.suffix.lower() != ".png":
+        raise UserError(f"{out}: the picture is a PNG; give a name that ends in .png")
+    net, meta = model if isinstance(model, tuple) else load_model(model, stage="pretrain", device=device)
+    if net.stage != "pretrain":
+        raise UserError(f"{net.name}: a fine-tuned model has no decoder; give the pretraining run it came from")
+    window = middle_window(clip, Preprocessing.of(net, meta), start=start)
+    rows, objective = _reconstructed(net, meta, window, seed=seed, ratio=ratio)
+    steps = f"{int(meta['step']):,} steps" if "step" in meta else "an unknown number of steps"
+    shown = list(range(1, window.frames.shape[1], 2))[:: max(1, window.frames.shape[1] // (2 * COLUMNS))][:COLUMNS]
+    if not shown:
+        shown = [0]
+    draw(
+        out,
+        rows=[Row(row.title, row.frames[shown], row.note) for row in rows],
+        columns=[f"{window.times[i]:.2f} s" for i in shown],
+        title=f"{Path(clip).name}",
+        caption=f"{meta.get('name', net.name)}, trained for {steps}; {objective.mask.video:.0%} of the patches hidden "
+        f"(seed {seed})",
+        footnote=FOOTNOTE,
+    )
+    return out
+
+
+@torch.inference_mode()
+def _reconstructed(
+    model: Model, meta: Mapping[str, Any], window: Window, *, seed: int, ratio: float | None
+) -> tuple[list[Row], Reconstruction]:
+    """The rows of the picture, each (T, H, W, 3) in [0, 1]."""
+    objective = _objective(model, meta, seed, ratio)
+    device = next(model.parameters()).device
+    video = window.frames[None].to(device)  # (1, 3, T, H, W) uint8
+    try:
+        mask = objective.video_mask(torch.zeros(1, dtype=torch.int64, device=device), 0)  # (1, N)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    index = hidden_index(mask, objective.hidden)
+    training = model.training
+    prediction = model.eval()(normalise(video), mask).video.float()  # (1, M, P)
+    model.train(training)
+
+    target = objective.video_target(video, mask)
+    group = objective.target.difference
+    if group is None:
+        moving = torch.zeros(target.shape[-1], dtype=torch.bool, device=device)
+    else:
+        moving = targets.motion_part(mask, objective.grid, group=group, patch=objective.patch)
+    still_error, motion_error = losses.split_mse(prediction, target, moving)
+    still_guess, motion_guess = losses.split_mse(torch.zeros_like(target), target, moving)
+
+    true = video.float() / 255
+    covered = targets.place_patches(torch.full_like(prediction, GREY), index, true, objective.patch)
+    values = _pixels(prediction, video, mask, objective)
+    rebuilt = targets.place_patches(values, index, true, objective.patch).clamp(0, 1)
+    rows = [
+        Row("original", _frames(true)),
+        Row("what the model sees", _frames(covered)),
+        Row(
+            "reconstruction",
+            _frames(rebuilt),
+            _error(still_error, "flat patches", still_guess if objective.target.normalise else None),
+        ),
+    ]
+    if group is not None:
+        scale = target[..., moving].abs().quantile(0.98).clamp_min(1e-6)
+        notes = ("difference from the frame before", _error(motion_error, "no motion", motion_guess))
+        for title, motion, note in zip(
+            ("motion to predict", "predicted motion"), (target, prediction), notes, strict=True
+        ):
+            # hues around grey, on one scale; visible patches are not asked for and stay grey
+            shown = torch.where(moving, (GREY + GREY * motion / scale).clamp(0, 1), GREY)
+            rows.append(
+                Row(
+                    title,
+                    _frames(targets.place_patches(shown, index, torch.full_like(true, GREY), objective.patch)),
+                    note,
+                )
+            )
+    return rows, objective
+
+
+def _objective(model: Model, meta: Mapping[str, Any], seed: int, ratio: float | None) -> Reconstruction:
+    """The objective the model was trained with, as its checkpoint states it."""
+    config = meta.get("config") or {}
+    target = TargetConfig(**config.get("target", {}))
+    share = config.get("mask", {}).get("video", MaskConfig().video) if ratio is None else ratio
+    try:
+        mask = MaskConfig(video=share)
+    except ValueError:
+        raise UserError(f"ratio must lie between 0 and 1, not {ratio}") from None
+    objective = objective_for(model, mask=mask, target=target, seed=seed)
+    if target.difference is not None and objective.patch[0] % target.difference:
+        raise UserError(
+            f"{model.name}: its motion target spans {target.difference} frames and its patches {objective.patch[0]}; "
+            "a picture can only be drawn where the one divides the other"
+        )
+    return objective
+
+
+def _pixels(prediction: Tensor, video: Tensor, mask: Tensor, objective: Reconstruction) -> Tensor:
+    """What was predicted, as pixels in [0, 1]: (1, M, P) -> (1, M, P)."""
+    asked, patch = objective.target, objective.patch
+    group = asked.difference or 1
+    if not asked.normalise or (group > 1 and asked.motion == "raw"):
+        # bring what was predicted in pixels to the scale that `restore` takes back
+        true = targets.gather_patches(video, hidden_index(mask, objective.hidden), patch).float() / 255
+        mean, std = true.mean(2, keepdim=True), true.std(2, keepdim=True) + targets.EPS
+        values = prediction.unflatten(2, true.shape[2:])  # (1, M, p0*p1*p2, 3)
+        moves = (torch.arange(patch[0], device=video.device) % group != 0).repeat_interleave(patch[1] * patch[2])
+        still = values if asked.normalise else (values - mean) / std
+        prediction = torch.where(moves[:, None], values / std, still).flatten(2)
+    return targets.restore(prediction, video, mask, patch=patch, group=group)
+
+
+def _error(error: Tensor, guess: str, by_guess: Tensor | None) -> str:
+    told = f"error {error:.2f}"
+    return told if by_guess is None else f"{told}\n{guess} {by_guess:.2f}"
+
+
+def _frames(video: Tensor) -> Tensor:
+    """(1, 3, T, H, W) -> (T, H, W, 3) on the CPU."""
+    return video[0].permute(1, 2, 3, 0).cpu()
