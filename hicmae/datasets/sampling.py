@@ -6,7 +6,9 @@ number from 0 to high - 1; so a recorded draw can be passed in.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,6 +17,14 @@ import torch
 from torch import Tensor
 
 from hicmae.datasets.draws import Draws
+from hicmae.datasets.fbank import (
+    WINDOW,
+    SoundAugmentConfig,
+    SoundConfig,
+    clip_sound,
+    span_by_relative_time,
+    span_by_time,
+)
 from hicmae.datasets.transforms import AugmentConfig, augment_clip, multi_scale_crop, normalise, resize
 
 __all__ = [
@@ -34,6 +44,11 @@ Draw = Callable[[int], int]
 class Frames(Protocol):
     """Random access to decoded frames."""
 
+    @property
+    def times(self) -> np.ndarray:
+        """(frames,) seconds since the first."""
+        ...
+
     def __len__(self) -> int: ...
 
     def take(self, indices: Sequence[int]) -> Tensor:
@@ -50,8 +65,18 @@ class Sample(Protocol):
         ...
 
     @property
+    def audio(self) -> np.ndarray | None:
+        """(S,) float32 at 16 kHz on the clock of `frames.times`, None without sound."""
+        ...
+
+    @property
     def label(self) -> int:
         """Position in the list of classes, -1 without."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """The video it was cut from."""
         ...
 
 
@@ -122,54 +147,111 @@ def eval_indices(frames: int, *, clip: int = 16, stride: int = 4, segments: int 
     return [candidates[start : start + clip] for start in starts]
 
 
-def pretrain_view(frames: int = 16, stride: int = 4, size: int = 160) -> View:
+def pretrain_view(
+    frames: int = 16,
+    stride: int = 4,
+    size: int = 160,
+    sound: SoundConfig | None = None,
+    sound_augment: SoundAugmentConfig | None = None,
+) -> View:
     """View for pretraining: one clip at a drawn start, cropped at one of several scales.
 
-    It gives `video` (3, T, size, size) uint8.
+    It gives `video` (3, T, size, size) uint8; with `sound` also `audio` (1, F, K), the sound of that very time,
+    `has_audio` bool () and `source` int64 (), a number for the source video.
     """
     _check(1, frames, stride)
-    return partial(_pretrain, clip=frames, stride=stride, size=size)
+    ear = _Ear(sound, sound_augment or SoundAugmentConfig())
+    return partial(_pretrain, clip=frames, stride=stride, size=size, ear=ear)
 
 
-def train_view(frames: int = 16, stride: int = 4, size: int = 160, augment: AugmentConfig | None = None) -> View:
+def train_view(
+    frames: int = 16,
+    stride: int = 4,
+    size: int = 160,
+    augment: AugmentConfig | None = None,
+    sound: SoundConfig | None = None,
+    sound_augment: SoundAugmentConfig | None = None,
+) -> View:
     """View for supervised training: one clip of a drawn span, augmented (published settings by default).
 
-    It gives `video` (3, T, size, size) float32, normalised, and `label`, int64 ().
+    It gives `video` (3, T, size, size) float32, normalised, and `label`, int64 (); with `sound` also `audio` (1, F, K)
+    and `has_audio` bool ().
     """
     _check(1, frames, stride)
-    return partial(_train, clip=frames, stride=stride, size=size, augment=augment or AugmentConfig())
+    ear = _Ear(sound, sound_augment or SoundAugmentConfig())
+    return partial(_train, clip=frames, stride=stride, size=size, augment=augment or AugmentConfig(), ear=ear)
 
 
-def eval_views(frames: int = 16, stride: int = 4, size: int = 160, segments: int = 2) -> tuple[View, ...]:
+def eval_views(
+    frames: int = 16, stride: int = 4, size: int = 160, segments: int = 2, sound: SoundConfig | None = None
+) -> tuple[View, ...]:
     """Views for evaluation, one per segment: whole frames of fixed clips; a single one takes the middle clip.
 
-    Each gives `video` (3, T, size, size) float32, normalised, and `label`, int64 (). Two segments give the published
-    prediction (whose two spatial crops of a squared frame are identical) at half its cost; one is for validation.
+    Each gives what `train_view` gives, without augmentation. Two segments give the published prediction (whose two
+    spatial crops of a squared frame are identical) at half its cost; one is for validation.
     """
     _check(1, frames, stride, segments)
-    one = partial(_evaluate, clip=frames, stride=stride, size=size, segments=segments)
+    one = partial(_evaluate, clip=frames, stride=stride, size=size, segments=segments, ear=_Ear(sound, None))
     return tuple(partial(one, segment=k) for k in range(segments))
 
 
-def _pretrain(sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Ear:
+    """What a view hears."""
+
+    sound: SoundConfig | None
+    augment: SoundAugmentConfig | None
+
+    def __call__(self, sample: Sample, span: Callable[[int], tuple[int, int]], draws: Draws) -> dict[str, Tensor]:
+        """`span` is given the samples there are; a clip without (enough) sound gives zeros and says so."""
+        if self.sound is None:
+            return {}
+        if sample.audio is None or len(sample.audio) < WINDOW:
+            silence = torch.zeros(1, self.sound.length, self.sound.bins)
+            return {"audio": silence, "has_audio": torch.tensor(False)}
+        picture = clip_sound(sample.audio, span(len(sample.audio)), self.sound, self.augment, draws)
+        return {"audio": picture, "has_audio": torch.tensor(True)}
+
+
+def _pretrain(
+    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, ear: _Ear
+) -> dict[str, Any]:
     count, draws = len(sample.frames), Draws(generator)
     (start,) = pretrain_starts(count, clip=clip, stride=stride, draw=draws.integer)
-    taken = sample.frames.take(pretrain_indices(start, count, clip=clip, stride=stride))
-    return {"video": multi_scale_crop(taken, size, draws).transpose(0, 1).contiguous()}
+    indices = pretrain_indices(start, count, clip=clip, stride=stride)
+    video = multi_scale_crop(sample.frames.take(indices), size, draws).transpose(0, 1).contiguous()
+    heard = ear(sample, lambda _: span_by_time(sample.frames.times, start, indices[-1], stride), draws)
+    if heard:
+        digest = hashlib.sha256(sample.source.encode()).digest()[:8]
+        heard["source"] = torch.tensor(int.from_bytes(digest, "little", signed=True))
+    return {"video": video, **heard}
 
 
 def _train(
-    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, augment: AugmentConfig
+    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, augment: AugmentConfig, ear: _Ear
 ) -> dict[str, Any]:
-    draws = Draws(generator)
-    taken = sample.frames.take(train_indices(len(sample.frames), clip=clip, stride=stride, draw=draws.integer))
-    return {"video": augment_clip(taken, size, augment, draws), "label": torch.tensor(sample.label)}
+    count, draws = len(sample.frames), Draws(generator)
+    indices = train_indices(count, clip=clip, stride=stride, draw=draws.integer)
+    video = augment_clip(sample.frames.take(indices), size, augment, draws)
+    end = indices[0] + clip * stride
+    heard = ear(sample, lambda samples: span_by_relative_time(indices[0], end, count, samples), draws)
+    return {"video": video, "label": torch.tensor(sample.label), **heard}
 
 
 def _evaluate(
-    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, segments: int, segment: int
+    sample: Sample,
+    generator: torch.Generator,
+    *,
+    clip: int,
+    stride: int,
+    size: int,
+    segments: int,
+    segment: int,
+    ear: _Ear,
 ) -> dict[str, Any]:
-    del generator  # nothing is drawn in evaluation
-    indices = eval_indices(len(sample.frames), clip=clip, stride=stride, segments=segments)[segment]
-    video = resize(sample.frames.take(indices), size).transpose(0, 1)
-    return {"video": normalise(video), "label": torch.tensor(sample.label)}
+    count = len(sample.frames)
+    indices = eval_indices(count, clip=clip, stride=stride, segments=segments)[segment]
+    video = normalise(resize(sample.frames.take(indices), size).transpose(0, 1))
+    end = indices[-1] + stride
+    heard = ear(sample, lambda samples: span_by_relative_time(indices[0], end, count, samples), Draws(generator))
+    return {"video": video, "label": torch.tensor(sample.label), **heard}

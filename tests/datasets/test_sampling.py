@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hicmae.datasets.fbank import RATE, SoundAugmentConfig, SoundConfig, log_mel
 from hicmae.datasets.sampling import (
     eval_indices,
     eval_views,
@@ -134,6 +135,7 @@ class Strip:
 
     def __init__(self, frames: int, height: int = 40, width: int = 40) -> None:
         self.shape, self.asked = (frames, height, width), list[int]()
+        self.times = np.arange(frames) / 25
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -148,7 +150,9 @@ class Strip:
 @dataclass(frozen=True)
 class FakeClip:
     frames: Strip
+    audio: np.ndarray | None = None
     label: int = 3
+    source: str = "a.mp4"
 
 
 PLAIN = AugmentConfig(policy="", crop=(1.0, 1.0), aspect=(1.0, 1.0), flip=0, erase=0)
@@ -203,3 +207,63 @@ def test_views_travel_to_spawned_workers() -> None:
     for view in (pretrain_view(16, 4, 32), train_view(16, 4, 32, PLAIN), *eval_views(16, 4, 32, 1)):
         again = pickle.loads(pickle.dumps(view))
         assert torch.equal(again(clip, seeded())["video"], view(clip, seeded())["video"])
+
+
+def chirp(seconds: float) -> np.ndarray:
+    """Sound whose pitch tells the time."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    return (0.3 * np.sin(2 * np.pi * (200 * time + 40 * time**2))).astype(np.float32)
+
+
+STILL = SoundAugmentConfig(gain=False)
+SOUND = SoundConfig(length=256)
+
+
+def test_pretraining_hears_the_time_of_its_frames() -> None:
+    clip = FakeClip(Strip(250), audio=chirp(10))
+    item = pretrain_view(16, 4, 32, SOUND, STILL)(clip, seeded(4))
+    start = clip.frames.asked[0]
+    assert start > 0
+    begin = int(start / 25 * RATE)
+    end = begin + int((clip.frames.asked[-1] + 4 + 1 - start) / 25 * RATE)
+    assert clip.audio is not None
+    torch.testing.assert_close(item["audio"], log_mel(torch.from_numpy(clip.audio[begin:end]))[0], atol=2e-2, rtol=0)
+    assert item["has_audio"]
+    assert item["audio"].shape == (1, 256, 128)
+
+
+@pytest.mark.parametrize("frames", [1, 3, 30, 250])
+def test_sound_has_one_shape_whatever_the_clip(frames: int) -> None:
+    for audio in (chirp(10), chirp(0.06), chirp(0.01), None):
+        clip = FakeClip(Strip(frames), audio=audio)
+        for view in (
+            pretrain_view(16, 4, 32, SOUND),
+            train_view(16, 4, 32, PLAIN, SOUND),
+            *eval_views(16, 4, 32, 2, SOUND),
+        ):
+            item = view(clip, seeded())
+            assert item["audio"].shape == (1, 256, 128)
+            assert torch.isfinite(item["audio"]).all()
+            assert item["has_audio"].item() is (audio is not None and len(audio) >= 400)
+
+
+def test_a_clip_without_sound_is_marked_and_not_heard() -> None:
+    item = pretrain_view(16, 4, 32, SOUND)(FakeClip(Strip(80)), seeded())
+    assert not item["has_audio"]
+    assert not item["audio"].any()
+    assert "audio" not in pretrain_view(16, 4, 32)(FakeClip(Strip(80), audio=chirp(3)), seeded())
+
+
+def test_gain_acts_in_training_only() -> None:
+    clip = FakeClip(Strip(50), audio=chirp(2))  # short: every view hears all of it
+    for view in (pretrain_view(16, 4, 32, SOUND), train_view(16, 4, 32, PLAIN, SOUND)):
+        assert not torch.equal(view(clip, seeded(1))["audio"], view(clip, seeded(2))["audio"])
+    for view in eval_views(16, 4, 32, 2, SOUND):
+        assert torch.equal(view(clip, seeded(1))["audio"], view(clip, seeded(2))["audio"])
+
+
+def test_clips_of_one_source_carry_the_same_number() -> None:
+    view = pretrain_view(16, 4, 32, SOUND)
+    numbers = [view(FakeClip(Strip(80), source=name), seeded())["source"] for name in ("a.mp4", "a.mp4", "b.mp4")]
+    assert numbers[0] == numbers[1] != numbers[2]
+    assert numbers[0].dtype == torch.int64
