@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.listing import Problem
 
 __all__ = ["FORMAT", "Index", "Shard", "Skip"]
 
@@ -93,26 +94,11 @@ class Index:
             UserError: there are no shards, sharding was not finished, or a file is missing or has another size.
         """
         folder = Path(folder)
+        problems = problems_of(folder)
+        if problems:
+            raise UserError(str(problems[0]) + (f" (and {len(problems) - 1} problems more)" if problems[1:] else ""))
         summary = read_json(folder / "index.json")
-        if summary is None:
-            raise UserError(_no_index(folder))
-        if summary.get("version") != FORMAT:
-            raise UserError(
-                f"{folder} holds shards of format {summary.get('version')}, this version reads {FORMAT}: shard again"
-            )
-        parts = []
-        for entry in summary["shards"]:
-            tar = folder / entry["name"]
-            if not entry["samples"]:  # every video of it was skipped
-                parts.append(read_sidecar(tar.with_suffix(".jsonl")))
-                continue
-            size = tar.stat().st_size if tar.exists() else -1
-            if size != entry["bytes"]:
-                state = "is missing" if size < 0 else f"has {size:,} bytes, not {entry['bytes']:,}"
-                raise UserError(f"{tar} {state}; copy the folder again, or delete {entry['name']}* and shard again")
-            parts.append(read_sidecar(tar.with_suffix(".jsonl")))
-            if parts[-1].head.get("sha256") != entry["sha256"]:
-                raise UserError(f"{tar.with_suffix('.jsonl')} does not belong to {folder / 'index.json'}: shard again")
+        parts = [read_sidecar((folder / entry["name"]).with_suffix(".jsonl")) for entry in summary["shards"]]
         return build(folder, parts, summary)
 
     @classmethod
@@ -250,6 +236,43 @@ def build(folder: Path, parts: Sequence[Sidecar], summary: dict[str, Any]) -> In
     )
 
 
+def problems_of(folder: Path) -> list[Problem]:
+    """What is missing or does not fit together in a folder of shards, as far as sizes and descriptions tell."""
+    make = f"make one with `hicmae shard VIDEOS --out {folder}`"
+    if not folder.is_dir():
+        return [Problem(path=str(folder), reason="is no folder of shards", remedy=make)]
+    summary, begun = read_json(folder / "index.json"), read_json(folder / "config.json")
+    if summary is None and begun is None:
+        return [Problem(path=str(folder), reason="holds no shards (no index.json)", remedy=make)]
+    if summary is None:
+        done = len(list(folder.glob("shard-*.jsonl")))
+        reason = f"is not finished ({done} of {begun['shards']} shards are there)"
+        return [Problem(path=str(folder), reason=reason, remedy="give the command that began it once more")]
+    if summary.get("version") != FORMAT:
+        reason = f"holds shards of format {summary.get('version')}, where this version reads {FORMAT}"
+        return [Problem(path=str(folder), reason=reason, remedy="shard again")]
+    problems = []
+    for entry in summary["shards"]:
+        tar = folder / entry["name"]
+        remedy = f"copy it again, or delete {tar.stem}.* and shard again"
+        size = tar.stat().st_size if tar.exists() else None
+        if entry["samples"] and size is None:
+            problems.append(Problem(path=str(tar), reason="is missing", remedy=remedy))
+        elif entry["samples"] and size != entry["bytes"]:
+            reason = f"has another size than when it was written ({size:,} bytes, not {entry['bytes']:,})"
+            problems.append(Problem(path=str(tar), reason=reason, remedy=remedy))
+        try:
+            part = read_sidecar(tar.with_suffix(".jsonl"))
+        except UserError as error:
+            reason, _, cure = str(error).removeprefix(f"{tar.with_suffix('.jsonl')} ").partition("; ")
+            problems.append(Problem(path=str(tar.with_suffix(".jsonl")), reason=reason, remedy=cure))
+            continue
+        if any(part.head.get(name) != entry[name] for name in ("bytes", "sha256", "samples", "skipped")):
+            reason = "does not belong to the index.json beside it"
+            problems.append(Problem(path=str(part.path), reason=reason, remedy=remedy))
+    return problems
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file, None where there is no such file.
 
@@ -262,13 +285,3 @@ def read_json(path: Path) -> Any:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it and shard again") from error
-
-
-def _no_index(folder: Path) -> str:
-    if not folder.is_dir():
-        return f"{folder} is no folder of shards; make one with `hicmae shard VIDEOS --out {folder}`"
-    begun = read_json(folder / "config.json")
-    if begun is None:
-        return f"{folder} holds no shards (no index.json); make them with `hicmae shard VIDEOS --out {folder}`"
-    done = len(list(folder.glob("shard-*.jsonl")))
-    return f"{folder} is not finished ({done} of {begun['shards']} shards): run the command that began it once more"

@@ -35,6 +35,8 @@ class Item:
     label: str | None = None
     group: str | None = None
     extra: dict[str, str] = field(default_factory=dict)
+    line: int | None = None
+    """Where its list names it."""
     trouble: tuple[str, str] | None = None
     """Reason and remedy where it is already known that it cannot be read."""
 
@@ -196,7 +198,7 @@ def _to_items(path: Path, rows: list[Row], base: Path, problems: list[Problem]) 
             note("has no label where other lines have one", "give every line a label, or none")
             continue
         lines[source] = line
-        items[source] = Item(source=source, path=full[where], label=label, group=group, extra=extra)
+        items[source] = Item(source=source, path=full[where], label=label, group=group, extra=extra, line=line)
     return [items[source] for source in sorted(items)], sorted(problems, key=lambda p: p.line or 0)
 
 

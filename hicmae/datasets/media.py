@@ -19,6 +19,7 @@ from hicmae.datasets.recording import SOUND_RATE, write_video
 
 __all__ = ["SOUND_RATE", "MediaError", "VideoInfo", "open_video", "read_audio", "read_frames", "write_video"]
 
+_LONGEST_GAP = 3600  # seconds of silence in a sound track that are still believed
 _AGAIN = "copy, download or record it again"
 
 
@@ -132,7 +133,7 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, float] | None:
     """The first sound track as 16 kHz mono, placed by timestamps.
 
     Returns:
-        ((S,) float32 in [-1, 1], time of its first sample in seconds on the clock of `read_frames`), or None where
+        ((S,) float32 in [-1, 1), time of its first sample in seconds on the clock of `read_frames`), or None where
         the file has no sound. Gaps in the track are silence.
 
     Raises:
@@ -142,6 +143,8 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, float] | None:
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise MediaError(path, "has sound that cannot be decoded", "convert its sound to AAC with ffmpeg")
         stream.codec_context.thread_count = 1
         runs: list[tuple[float, list[np.ndarray]]] = []
         resampler: Any = None
@@ -152,7 +155,8 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, float] | None:
             if resampler is None or abs(time - expected) > max(0.02, 0.5 * frame.samples / frame.sample_rate):
                 if resampler is not None:
                     runs[-1][1].extend(_samples(resampler.resample(None)))
-                resampler = av.AudioResampler(format="flt", layout="mono", rate=SOUND_RATE)
+                # 16 bits, because only then FFmpeg's mix of two channels is their mean
+                resampler = av.AudioResampler(format="s16", layout="mono", rate=SOUND_RATE)
                 runs.append((time, []))
                 expected = time
             try:
@@ -165,14 +169,17 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, float] | None:
         runs[-1][1].extend(_samples(resampler.resample(None)))
         begin = min(time for time, _ in runs)
         placed = [(round((time - begin) * SOUND_RATE), np.concatenate(parts)) for time, parts in runs if parts]
-        wave = np.zeros(max((at + len(part) for at, part in placed), default=0), np.float32)
+        length = max((at + len(part) for at, part in placed), default=0)
+        if length > sum(len(part) for _, part in placed) + _LONGEST_GAP * SOUND_RATE:
+            raise MediaError(path, f"is damaged (its sound is placed over {length / SOUND_RATE:.0f} s)", _AGAIN)
+        wave = np.zeros(length, np.float32)
         for at, part in placed:
             wave[at : at + len(part)] = part
-        return (np.clip(wave, -1, 1), begin) if len(wave) else None
+        return (wave, begin) if len(wave) else None
 
 
 def _samples(frames: Sequence[Any]) -> list[np.ndarray]:
-    return [frame.to_ndarray().reshape(-1) for frame in frames]
+    return [frame.to_ndarray().reshape(-1).astype(np.float32) / 32768 for frame in frames]
 
 
 def _head(path: str | Path) -> bytes:

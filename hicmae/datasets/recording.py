@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -52,12 +53,24 @@ def write_video(
     if path.suffix.lower() not in _CODECS:
         raise ValueError(f"{path}: the suffix must be one of {', '.join(_CODECS)}")
     default_codec, default_audio = _CODECS[path.suffix.lower()]
+    pictures = iter(frames)
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError(f"{path}: there are no frames to write")
     partial = path.with_name(path.name + ".tmp")
     kind = {".mkv": "matroska"}.get(path.suffix.lower(), path.suffix.lower()[1:])
+    pace = Fraction(fps).limit_denominator(1001)
+    tick = Fraction(1, 90_000) if times is not None else 1 / pace
     try:
         with av.open(str(partial), "w", format=kind, container_options={"fflags": "+bitexact"}) as out:
-            sound = _sound_stream(out, audio_codec or default_audio, audio, rate)
-            _write_frames(out, frames, fps, times, codec or default_codec, quality)
+            stream = _video_stream(out, codec or default_codec, pace, tick, first.shape, quality)
+            sound = None if audio is None else _sound_stream(out, audio_codec or default_audio, audio, rate)
+            for i, pixels in enumerate(itertools.chain([first], pictures)):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                frame.time_base = tick
+                frame.pts = i if times is None else round(times[i] / tick)
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
             if sound is not None and audio is not None:
                 if kind == "avi":  # its tracks all begin at 0
                     audio = np.concatenate([np.zeros((round(audio_start * rate), *audio.shape[1:]), np.float32), audio])
@@ -69,37 +82,19 @@ def write_video(
     return path
 
 
-def _write_frames(
-    out: Any, frames: Iterable[np.ndarray], fps: float, times: Sequence[float] | None, codec: str, quality: int
-) -> None:
-    pace = Fraction(fps).limit_denominator(1001)
-    tick = Fraction(1, 90_000) if times is not None else 1 / pace
-    stream: Any = None
-    for i, pixels in enumerate(frames):
-        if stream is None:
-            height, width = pixels.shape[:2]
-            options = {"threads": "1"}
-            if codec != "mpeg4":
-                options["crf"] = str(quality)
-            stream = out.add_stream(codec, rate=pace, options=options)
-            stream.width, stream.height = width, height
-            # 4:2:0 halves the picture, which H.264 cannot do to odd sizes
-            stream.pix_fmt = "yuv444p" if codec == "libx264" and (width % 2 or height % 2) else "yuv420p"
-            if codec == "mpeg4":
-                stream.codec_context.bit_rate = 2_000_000
-            stream.codec_context.time_base = tick
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        frame.time_base = tick
-        frame.pts = i if times is None else round(times[i] / tick)
-        out.mux(stream.encode(frame))
-    if stream is None:
-        raise ValueError("there are no frames to write")
-    out.mux(stream.encode(None))
+def _video_stream(out: Any, codec: str, pace: Fraction, tick: Fraction, shape: tuple[int, ...], quality: int) -> Any:
+    rate = {} if codec == "mpeg4" else {"crf": str(quality)}
+    stream = out.add_stream(codec, rate=pace, options={"threads": "1", **rate})
+    stream.height, stream.width = shape[:2]
+    # 4:2:0 halves the picture, which H.264 cannot do to odd sizes
+    stream.pix_fmt = "yuv444p" if codec == "libx264" and (shape[0] % 2 or shape[1] % 2) else "yuv420p"
+    if codec == "mpeg4":
+        stream.codec_context.bit_rate = 2_000_000
+    stream.codec_context.time_base = tick
+    return stream
 
 
-def _sound_stream(out: Any, codec: str, audio: np.ndarray | None, rate: int) -> Any:
-    if audio is None:
-        return None
+def _sound_stream(out: Any, codec: str, audio: np.ndarray, rate: int) -> Any:
     layout = "stereo" if audio.ndim == 2 and audio.shape[1] == 2 else "mono"
     stream = out.add_stream(codec, rate=rate, layout=layout)
     stream.codec_context.thread_count = 1

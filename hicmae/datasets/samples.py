@@ -76,7 +76,7 @@ class Clip:
     """Position in the index."""
     frames: JpegStrip
     audio: np.ndarray | None
-    """(S,) float32 mono at 16 kHz in [-1, 1] on the clock of `frames.times`: element i sounds at i / 16000 s; None
+    """(S,) float32 mono at 16 kHz in [-1, 1) on the clock of `frames.times`: element i sounds at i / 16000 s; None
     where the video has no sound. A track that begins late begins with zeros."""
     label: int
     """Position in the index's classes, -1 without a label."""
@@ -105,7 +105,7 @@ def pack(meta: dict[str, Any], jpegs: Sequence[bytes], sound: np.ndarray | None)
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(SOUND_RATE)
-            file.writeframes(np.round(sound * 32767).astype("<i2").tobytes())
+            file.writeframes(np.clip(np.round(sound * 32768), -32768, 32767).astype("<i2").tobytes())
         sample["wav"] = buffer.getvalue()
     tar = io.BytesIO()
     writer = TarWriter(tar, encoder=False, mtime=0, compress=False)
@@ -142,5 +142,5 @@ def _wave(data: bytes, offset: float) -> np.ndarray:
     with wave.open(io.BytesIO(data), "rb") as file:
         if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (SOUND_RATE, 1, 2):
             raise SampleError("its sound is not 16 kHz mono of 16 bits")
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32767
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
     return np.concatenate([np.zeros(round(offset * SOUND_RATE), np.float32), samples]) if offset > 0 else samples

@@ -15,9 +15,10 @@ from hicmae.datasets.listing import Item
 from hicmae.datasets.media import SOUND_RATE, MediaError, open_video, read_audio, read_frames
 from hicmae.datasets.samples import pack
 
-__all__ = ["ShardConfig", "samples_of"]
+__all__ = ["SILENT", "ShardConfig", "samples_of"]
 
-_SILENT = 1e-4  # -80 dB of full scale: below what a microphone picks up in a quiet room
+SILENT = 1e-4
+"""Amplitude below which sound counts as silent: -80 dB of full scale, less than a quiet room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +99,13 @@ def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[byte
             "times": [round(1000 * (time - times[0]), 3) for time in times],
             "fps": round(fps, 4),
             "size": config.size,
-            **{name: value for name, value in (("label", item.label), ("group", item.group)) if value is not None},
+            **{word: value for word, value in (("label", item.label), ("group", item.group)) if value is not None},
             **({"extra": item.extra} if item.extra else {}),
             "audio": _describe_sound(wave, at),
             "crop": recipe,
         }
-        row = {
-            name: meta[name] for name in ("key", "source", "frames", "fps", "label", "group", "extra") if name in meta
-        }
+        said = ("key", "source", "frames", "fps", "label", "group", "extra")
+        row: dict[str, Any] = {name: meta[name] for name in said if name in meta}
         row |= {"seconds": round(end - times[0], 6), "sound": wave is not None}
         return pack(meta, jpegs, wave), row
 
@@ -171,5 +171,5 @@ def _cut(sound: tuple[np.ndarray, float] | None, start: float, end: float) -> tu
 def _describe_sound(wave: np.ndarray | None, offset: float) -> dict[str, Any] | None:
     if wave is None:
         return None
-    silent = bool(np.abs(wave).max() < _SILENT)
+    silent = bool(np.abs(wave).max() < SILENT)
     return {"seconds": len(wave) / SOUND_RATE, "offset": offset, "silent": silent}
