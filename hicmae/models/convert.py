@@ -81,8 +81,9 @@ def read_published(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
             f"{path}: refused. Only tensors and argparse.Namespace are read from a pickle, and this file needs more "
             f"({reason.strip()}). Save its state dict alone, or as safetensors"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # what a cut or foreign file makes the unpickler raise is not foreseeable
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict")
     state = next((content[key] for key in ("model", "module") if isinstance(content.get(key), Mapping)), content)
