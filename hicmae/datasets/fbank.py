@@ -80,7 +80,8 @@ class SoundAugmentConfig:
 
 @lru_cache(maxsize=8)
 def _window(device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.hann_window(WINDOW, periodic=False, dtype=torch.float32).to(device, dtype)
+    with torch.inference_mode(False):  # what is kept must be usable in training too
+        return torch.hann_window(WINDOW, periodic=False, dtype=torch.float32).to(device, dtype)
 
 
 @lru_cache(maxsize=8)
@@ -92,11 +93,12 @@ def _mel(bins: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 
     low, high = mel(20.0), mel(RATE / 2)
     step = (high - low) / (bins + 1)
-    place = torch.arange(bins)[:, None]
-    left, centre, right = (low + (place + k) * step for k in (0.0, 1.0, 2.0))
-    here = (1127.0 * (1.0 + RATE / FFT * torch.arange(FFT // 2) / 700.0).log())[None]
-    triangles = torch.minimum((here - left) / (centre - left), (right - here) / (right - centre)).clamp_min(0)
-    return F.pad(triangles, (0, 1)).T.contiguous().to(device, dtype)  # nothing of the Nyquist frequency
+    with torch.inference_mode(False):
+        place = torch.arange(bins)[:, None]
+        left, centre, right = (low + (place + k) * step for k in (0.0, 1.0, 2.0))
+        here = (1127.0 * (1.0 + RATE / FFT * torch.arange(FFT // 2) / 700.0).log())[None]
+        triangles = torch.minimum((here - left) / (centre - left), (right - here) / (right - centre)).clamp_min(0)
+        return F.pad(triangles, (0, 1)).T.contiguous().to(device, dtype)  # nothing of the Nyquist frequency
 
 
 def filter_bank(waveform: Tensor, bins: int = 128) -> Tensor:
@@ -130,7 +132,7 @@ def log_mel(
     std: float = 4.5689974,
     samples: Tensor | None = None,
 ) -> Tensor:
-    """The normalised log-mel picture (HiCMAE, §4.1): (B, S) or (S,) at 16 kHz -> (B, 1, F, K).
+    """The normalised log-mel picture (HiCMAE): (B, S) or (S,) at 16 kHz -> (B, 1, F, K).
 
     The waveform's mean is removed first, over all of it. Of more than `length` frames the first are kept, fewer are
     padded at the end by log energies of 0, as published (that is loud: silence is at -15.9). None takes what there is.

@@ -89,8 +89,11 @@ def normalise(video: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple
     scale = 255.0 if video.dtype == torch.uint8 else 1.0
     # contiguous first: the frames of a clip come as (T, 3, H, W), and bytes are cheaper to reorder than floats
     out = video.contiguous().float() if scale != 1 else video.clone()
-    offset = out.new_tensor([m * scale for m in mean]).view(3, 1, 1, 1)
-    factor = out.new_tensor([s * scale for s in std]).view(3, 1, 1, 1)
+    # made on the device: sending them there would wait for the GPU
+    offset, factor = (
+        torch.stack([torch.full((1, 1, 1), scale * x, device=out.device, dtype=out.dtype) for x in values])
+        for values in (mean, std)
+    )
     return out.sub_(offset).div_(factor)
 
 

@@ -39,7 +39,7 @@ def split_mse(pred: Tensor, target: Tensor, motion: Tensor) -> tuple[Tensor, Ten
 
 
 def appearance_motion(pred: Tensor, target: Tensor, motion: Tensor, weight: float | None = None) -> Tensor:
-    """(1 - weight) * MSE(appearance) + weight * MSE(motion) (MAE-DFER, Eq. 9); (B, M, P) twice -> ().
+    """(1 - weight) * MSE(appearance) + weight * MSE(motion) (MAE-DFER); (B, M, P) twice -> ().
 
     Without a weight the plain mean over all values, which equals weight 0.5 where half of the values are motion.
     """
@@ -58,7 +58,7 @@ def similarity(video: Tensor, audio: Tensor, temperature: float | Tensor = 0.07,
 
 
 def symmetric_cross_entropy(logits: Tensor, source: Tensor | None = None) -> Tensor:
-    """Half the sum of both directions' cross-entropies, pairs on the diagonal (HiCMAE, Eq. 8); (B, B) -> ().
+    """Half the sum of both directions' cross-entropies, pairs on the diagonal (HiCMAE); (B, B) -> ().
 
     `source` int64 (B,) numbers the source videos: clips of one video are never each other's negatives.
     """
@@ -92,7 +92,7 @@ def hierarchical_contrastive(
     source: Tensor | None = None,
     eps: float = 1e-12,
 ) -> Tensor:
-    """The sum (not the mean) of `contrastive` over levels of (video, audio) features, (B, D) each (HiCMAE, §3.3)."""
+    """The sum (not the mean) of `contrastive` over levels of (video, audio) features, (B, D) each (HiCMAE)."""
     terms = [contrastive(video, audio, temperature=temperature, source=source, eps=eps) for video, audio in levels]
     return torch.stack(terms).sum()
 

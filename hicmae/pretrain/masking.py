@@ -80,7 +80,7 @@ def hidden_count(tokens: int, ratio: float) -> int:
 def tube_mask(
     numbers: Tensor, grid: Grid, ratio: float, *, seed: int, epoch: int, windows: tuple[int, int] | None = None
 ) -> Tensor:
-    """Tube masks (VideoMAE, §3.3): one spatial mask per sample, repeated over time.
+    """Tube masks (VideoMAE): one spatial mask per sample, repeated over time.
 
     Args:
         numbers: int64 (B,), the samples' numbers in their data set, on the device where the mask is wanted.
@@ -126,7 +126,7 @@ def decoded_mask(
     grid: Grid | None = None,
     hidden: int | None = None,
 ) -> Tensor:
-    """Decoder masking (VideoMAE v2, §3.2): which hidden tokens are decoded and learnt from.
+    """Decoder masking (VideoMAE v2): which hidden tokens are decoded and learnt from.
 
     With `grid`, a running cell: in each 2 x 2 cell of every frame a ring of four places takes turns, one step per time
     step from a start drawn per sample, so that a place is decoded in the given share of the time steps and no tube

@@ -69,6 +69,11 @@ def place_patches(patches: Tensor, index: Tensor, video: Tensor, patch: Patch = 
     return out
 
 
+def _constant(values: Sequence[float], like: Tensor) -> Tensor:
+    """(C,) made on the device: sending it there would wait for the GPU."""
+    return torch.stack([torch.full((), value, device=like.device, dtype=like.dtype) for value in values])
+
+
 def _unit(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Pixels in [0, 1] from bytes, or from values normalised by `mean` and `std`; channels last."""
     if patches.dtype == torch.uint8:
@@ -76,7 +81,7 @@ def _unit(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tenso
     if not patches.is_floating_point():
         raise ValueError(f"video must be uint8 or floating point, not {patches.dtype}")
     patches = patches if patches.dtype == torch.float64 else patches.float()  # half precision would round the targets
-    return patches * patches.new_tensor(std) + patches.new_tensor(mean)
+    return patches * _constant(std, patches) + _constant(mean, patches)
 
 
 def standardise(x: Tensor, dim: int = -1) -> Tensor:
@@ -102,7 +107,7 @@ def pixels(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """Pixels of the hidden tokens (VideoMAE, §3.1), standardised per token and colour channel when `normalise`.
+    """Pixels of the hidden tokens (VideoMAE), standardised per token and colour channel when `normalise`.
 
     Args:
         video: (B, 3, T, H, W), uint8, or floating point normalised by `mean` and `std`.
@@ -129,7 +134,7 @@ def appearance_motion(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """Appearance and motion of the hidden tokens (MAE-DFER, §3.3): (B, 3, T, H, W), (B, N) -> (B, M, P).
+    """Appearance and motion of the hidden tokens (MAE-DFER): (B, 3, T, H, W), (B, N) -> (B, M, P).
 
     The frames of a group [f0, f1, f2, ...] become [f0, f1 - f0, f2 - f0, ...]. With `motion="normalised"` (the
     published code) the frames subtracted are the standardised ones, each by its own token; with `"raw"` (the paper's
@@ -163,17 +168,20 @@ def appearance_motion(
     return torch.stack(slots, 2).flatten(2)
 
 
-def motion_part(mask: Tensor, grid: Patch, *, group: int = 2, patch: Patch = (2, 16, 16), channels: int = 3) -> Tensor:
+def motion_part(
+    mask: Tensor, grid: Patch, *, group: int = 2, patch: Patch = (2, 16, 16), hidden: int | None = None
+) -> Tensor:
     """Which values of `appearance_motion` are motion: bool (P,), or (B, M, P) where groups span several tokens.
 
-    `mask` bool (B, N) is read only in the second case; `grid` holds the tokens in (time, height, width).
+    `mask` bool (B, N) matters only in the second case; `grid` holds the tokens in (time, height, width), `hidden` the
+    hidden tokens per row.
     """
     p0, p1, p2 = patch
-    slot = torch.arange(p0, device=mask.device)
+    slot, inside = torch.arange(p0, device=mask.device), p1 * p2 * 3
     if p0 % group == 0:
-        return (slot % group != 0).repeat_interleave(p1 * p2 * channels)
-    frame = hidden_index(mask)[:, :, None] // (grid[1] * grid[2]) * p0 + slot
-    return (frame % group != 0).repeat_interleave(p1 * p2 * channels, 2)
+        return (slot % group != 0).repeat_interleave(inside)
+    frame = hidden_index(mask, hidden)[:, :, None] // (grid[1] * grid[2]) * p0 + slot
+    return (frame % group != 0).repeat_interleave(inside, 2)
 
 
 def restore(
@@ -208,7 +216,7 @@ def spectrogram(
     normalise: bool = True,
     hidden: int | None = None,
 ) -> Tensor:
-    """Hidden patches of a log-mel spectrogram (HiCMAE, §3.2): (B, 1, F, K), (B, N) -> (B, M, p1*p2).
+    """Hidden patches of a log-mel spectrogram (HiCMAE): (B, 1, F, K), (B, N) -> (B, M, p1*p2).
 
     Tokens run time-major, values over (p1, p2) = (time, frequency); `normalise` standardises each patch.
     """
