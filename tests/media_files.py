@@ -148,7 +148,7 @@ ODD: dict[str, Callable[[Path], Path]] = {
     "late sound": lambda folder: video(folder / "late.mp4", audio_start=0.2),
     "blank and quote": lambda folder: video(folder / 'it\'s a "name", or not.mp4'),
     "unicode": lambda folder: video(folder / "лицо 顔 é.mp4"),
-    "no suffix": lambda folder: video(folder / "plain.mkv").rename(folder / "clip"),
+    "no suffix": lambda folder: video(folder / "named.mkv").rename(folder / "clip"),
     "wrong suffix": lambda folder: video(folder / "really.mkv").rename(folder / "said.mp4"),
     "link": lambda folder: _link(folder),
 }

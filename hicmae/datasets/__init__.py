@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hicmae.datasets.check import Report
+    from hicmae.datasets.check import Report, check_data
     from hicmae.datasets.index import Index
     from hicmae.datasets.media import MediaError, VideoInfo, open_video, read_audio, read_frames, write_video
     from hicmae.datasets.pipeline import Stream, View, evaluate_batches
@@ -27,6 +27,7 @@ _HOME = {
     "Stream": "pipeline",
     "VideoInfo": "media",
     "View": "pipeline",
+    "check_data": "check",
     "evaluate_batches": "pipeline",
     "open_video": "media",
     "read_audio": "media",
@@ -47,6 +48,7 @@ __all__ = [
     "Stream",
     "VideoInfo",
     "View",
+    "check_data",
     "evaluate_batches",
     "open_video",
     "read_audio",

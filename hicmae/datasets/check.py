@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from hicmae.datasets.containers import describe, sniff
 from hicmae.datasets.index import Index, problems_of
-from hicmae.datasets.listing import SUFFIXES, Item, Problem, find_videos, read_list
+from hicmae.datasets.listing import Item, Problem, find_videos, is_list, read_list
 from hicmae.datasets.media import SOUND_RATE, MediaError, VideoInfo, open_video, read_audio, read_frames
 from hicmae.datasets.strips import SILENT
 from hicmae.runtime.log import progress as progress_bar
 
-__all__ = ["Problem", "Report", "check"]
+__all__ = ["Problem", "Report", "check_data"]
 
 _SHOWN = 40
 
@@ -59,7 +58,9 @@ class Report:
         return "\n".join(lines)
 
 
-def check(path: str | Path, *, root: str | Path | None = None, thorough: bool = True, progress: bool = True) -> Report:
+def check_data(
+    path: str | Path, *, root: str | Path | None = None, thorough: bool = True, progress: bool = True
+) -> Report:
     """Look for whatever would stop or spoil training in a folder of shards, a list, a folder of videos, or a video.
 
     Args:
@@ -74,7 +75,7 @@ def check(path: str | Path, *, root: str | Path | None = None, thorough: bool = 
     path = Path(path)
     if path.is_dir() and any((path / name).exists() for name in ("config.json", "index.json", "shard-000000.tar")):
         return _check_shards(path, thorough, progress)
-    if path.is_file() and _is_list(path):
+    if is_list(path):
         return _check_list(path, root, thorough, progress)
     items, others = find_videos([path])
     summary, problems, notes = _check_videos(items, thorough, progress)
@@ -84,17 +85,6 @@ def check(path: str | Path, *, root: str | Path | None = None, thorough: bool = 
         reason, remedy = f"holds no video ({others} other files)", "give mp4, mov, mkv, webm or avi files"
         problems = [Problem(path=str(path), reason=reason, remedy=remedy)]
     return Report(path, "folder", {**summary, "other files": others}, problems, notes)
-
-
-def _is_list(path: Path) -> bool:
-    """Whether a file is text that is not called a video: such text is refused as a video."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError:
-        return False
-    named = path.suffix.lower() in SUFFIXES
-    return not named and sniff(head) is None and (not head or describe(head) == "text" or head[:3] == b"\xef\xbb\xbf")
 
 
 def _check_list(path: Path, root: str | Path | None, thorough: bool, progress: bool) -> Report:

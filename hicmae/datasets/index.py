@@ -138,6 +138,14 @@ class Index:
         """How many videos were skipped for each kind of reason, the commonest first."""
         return dict(Counter(skip.reason.split(" (")[0] for skip in self.skipped).most_common())
 
+    def describe(self) -> str:
+        """What was made and what was left out, in lines to be read."""
+        lines = [f"{self.folder}: {self}"]
+        lines += [f"  skipped {skip.source}: it {skip.reason}; {skip.remedy}" for skip in self.skipped[:20]]
+        if len(self.skipped) > 20:
+            lines.append(f"  … and {len(self.skipped) - 20} more, all named in {self.folder}/shard-*.jsonl")
+        return "\n".join(lines)
+
     def __str__(self) -> str:
         hours = self.seconds.sum() / 3600
         length = f"{hours:.1f} h" if hours >= 1 else f"{hours * 3600:.0f} s"

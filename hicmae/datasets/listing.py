@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hicmae.configs.errors import UserError
-from hicmae.datasets.containers import sniff
+from hicmae.datasets.containers import describe, sniff
 
-__all__ = ["SUFFIXES", "Item", "Problem", "find_videos", "keys_of", "read_list"]
+__all__ = ["SUFFIXES", "Item", "Problem", "find_videos", "is_list", "keys_of", "read_list"]
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
 """A file of a folder with such a name is taken for a video, and named where it is none; others are looked into."""
@@ -89,6 +89,20 @@ def find_videos(inputs: Sequence[str | Path], *, labels: str | None = None) -> t
     if labels == "folder":
         items = [_labelled_by_folder(item) for item in items]
     return items, others
+
+
+def is_list(path: str | Path) -> bool:
+    """Whether a file is text that is not called a video (such text is refused as a video)."""
+    path = Path(path)
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError:
+        return False
+    text = not head or describe(head) == "text" or head.startswith(b"\xef\xbb\xbf")
+    return text and path.suffix.lower() not in SUFFIXES
 
 
 def read_list(path: str | Path, root: str | Path | None = None) -> tuple[list[Item], list[Problem]]:

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from hicmae.configs.errors import UserError
 from hicmae.datasets.index import FORMAT, Index, Sidecar, build, read_json, read_sidecar
-from hicmae.datasets.listing import Item, find_videos, keys_of, read_list
+from hicmae.datasets.listing import Item, find_videos, is_list, keys_of, read_list
 from hicmae.datasets.media import SOUND_RATE, MediaError
 from hicmae.datasets.strips import ShardConfig, samples_of
 from hicmae.runtime.log import progress as progress_bar
@@ -44,7 +44,7 @@ def write_shards(
     is left out and listed in the index with its reason.
 
     Args:
-        inputs: video files and folders of them; with `config.list` at most the folder its paths start from.
+        inputs: video files and folders, or one list; with `config.list` at most the folder that its paths start from.
         progress: show a bar with rate and ETA.
         workers: processes that each write one shard at a time; 0 works in this one.
 
@@ -94,11 +94,16 @@ def write_shards(
 
 
 def _items(inputs: Sequence[str | Path], config: ShardConfig) -> tuple[list[Item], int]:
-    if config.list is None:
+    listed, root = config.list, list(inputs)
+    if listed is None and len(root) == 1 and is_list(root[0]):
+        listed, root = str(root[0]), []
+    if listed is None:
         return find_videos(inputs, labels=config.labels)
-    if len(inputs) > 1:
-        raise UserError(f"with a list, name one folder that its paths start from, or none (not {len(inputs)} inputs)")
-    items, problems = read_list(config.list, inputs[0] if inputs else None)
+    if len(root) > 1 or (root and not Path(root[0]).is_dir()):
+        raise UserError(
+            f"with a list, name one folder that its paths start from, or none; not {', '.join(map(str, root))}"
+        )
+    items, problems = read_list(listed, root[0] if root else None)
     if problems:
         more = f"\n… and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise UserError("the list cannot be used:\n" + "\n".join(str(problem) for problem in problems[:10]) + more)

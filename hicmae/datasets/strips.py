@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hicmae.datasets.listing import Item
 from hicmae.datasets.media import SOUND_RATE, MediaError, open_video, read_audio, read_frames
 from hicmae.datasets.samples import pack
 
-__all__ = ["SILENT", "ShardConfig", "samples_of"]
+__all__ = ["SILENT", "ShardConfig", "crop_recipe", "samples_of", "scaled", "thinned"]
 
 SILENT = 1e-4
 """Amplitude below which sound counts as silent: -80 dB of full scale, less than a quiet room."""
@@ -79,8 +80,8 @@ def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[byte
     sound = read_audio(item.path) if info.has_audio else None
     frames = read_frames(item.path, threads=1)
     if config.max_fps is not None:
-        frames = _thinned(frames, info.fps, config.max_fps)
-    recipe = _crop_recipe(item, config, info.width, info.height)
+        frames = thinned(frames, info.fps, config.max_fps)
+    recipe = crop_recipe(item.path, config, info.width, info.height)
     left, top, side = recipe["box"][:3]
     parts = math.ceil(info.seconds / config.max_seconds - 0.02) if info.seconds else 1
     length = info.seconds / parts if info.seconds and parts > 1 else config.max_seconds * 1.02
@@ -122,39 +123,45 @@ def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[byte
     yield finish(times[-1] + step, f"{key}+{number}" if number else key)
 
 
-def _thinned(
-    frames: Iterator[tuple[float, np.ndarray]], fps: float, limit: float
-) -> Iterator[tuple[float, np.ndarray]]:
+def thinned(frames: Iterator[tuple[float, np.ndarray]], fps: float, limit: float) -> Iterator[tuple[float, np.ndarray]]:
     """Leave out frames evenly: every k-th of a steady rate is kept, the nearest ones of a variable one."""
     every = max(1, math.ceil(fps / limit - 0.01)) / fps if fps > limit * 1.01 else 1 / limit
-    slack, due = every / 4, -math.inf
+    slack = every / 4
+    due: float | None = None
     for time, pixels in frames:
+        due = time if due is None else due
         if time >= due - slack:
             due = max(due, time - slack) + every
             yield time, pixels
 
 
-def _crop_recipe(item: Item, config: ShardConfig, width: int, height: int) -> dict[str, Any]:
-    if config.box is not None:
-        left, top, side, _ = config.box
-        if left + side > width or top + side > height:
-            reason = f"is smaller than the box to cut out ({width} x {height} pixels)"
-            raise MediaError(item.path, reason, "give a box inside the picture, or none")
-        return {"kind": "box", "box": [left, top, side, side], "picture": [width, height]}
+def crop_recipe(path: str | Path, config: ShardConfig, width: int, height: int) -> dict[str, Any]:
+    """What to cut out of a picture of that many pixels: `kind`, `box` [left, top, side, side], `picture` [w, h].
+
+    Raises:
+        MediaError: the box does not lie in the picture.
+    """
     side = min(width, height)
-    return {
-        "kind": "centre",
-        "box": [(width - side) // 2, (height - side) // 2, side, side],
-        "picture": [width, height],
-    }
+    kind, box = "centre", ((width - side) // 2, (height - side) // 2, side, side)
+    if config.box is not None:
+        kind, box = "box", config.box
+        if box[0] + box[2] > width or box[1] + box[3] > height:
+            reason = f"is smaller than the box to cut out ({width} x {height} pixels)"
+            raise MediaError(path, reason, "give a box inside the picture, or none")
+    return {"kind": kind, "box": list(box), "picture": [width, height]}
+
+
+def scaled(pixels: np.ndarray, size: int) -> Image.Image:
+    """A square (side, side, 3) uint8 as a picture of `size` pixels."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if picture.size == (size, size):
+        return picture
+    return picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _jpeg(pixels: np.ndarray, config: ShardConfig) -> bytes:
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    if picture.size != (config.size, config.size):
-        picture = picture.resize((config.size, config.size), Image.Resampling.BICUBIC, reducing_gap=3.0)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=config.quality)
+    scaled(pixels, config.size).save(buffer, "JPEG", quality=config.quality)
     return buffer.getvalue()
 
 
@@ -173,3 +180,10 @@ def _describe_sound(wave: np.ndarray | None, offset: float) -> dict[str, Any] | 
         return None
     silent = bool(np.abs(wave).max() < SILENT)
     return {"seconds": len(wave) / SOUND_RATE, "offset": offset, "silent": silent}
+
+
+def _crop_recipe(item: Item, config: ShardConfig, width: int, height: int) -> dict[str, Any]:
+    return crop_recipe(item.path, config, width, height)
+
+
+_thinned = thinned
