@@ -35,7 +35,8 @@ CODE = ("hicmae", "tests", "benchmarks")
 VAGUE = {"utils", "util", "misc", "helpers", "helper", "common"}
 MODALITIES = {"av", "torchvision", "torchaudio", "webdataset"}
 TRAINING_PATH = ("models", "pretrain", "finetune", "runtime")
-TRAINING_DATA = ("samples", "media", "containers", "fbank", "shards", "sampling", "transforms", "pipeline", "strip")
+TRAINING_DATA = ("samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
+BESIDE_TRAINING = {"page", "charts", "hub", "report", "evaluation", "convert", "switches", "profile"}
 MACHINE_PATH = re.compile(r"(?<![\w.}$<~-])/(?:home|work|Users|root|mnt|scratch)/[\w.-]+|\b[A-Z]:\\Users\\")
 TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".sh", ".json", ".txt", ".cfg", ".html", ".slurm", ""}
 
@@ -288,7 +289,8 @@ def test_every_module_can_be_imported_and_has_what_it_announces() -> None:
 
 def test_the_training_path_stays_readable() -> None:
     files = sources(ROOT, *(f"hicmae/{name}" for name in TRAINING_PATH))
-    files += [path for name in TRAINING_DATA if (path := ROOT / "hicmae" / "datasets" / f"{name}.py").is_file()]
+    files += [ROOT / "hicmae" / "datasets" / f"{name}.py" for name in TRAINING_DATA]
+    files = [path for path in files if path.is_file() and path.stem not in BESIDE_TRAINING]
     lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
     assert sum(lines.values()) <= 5000, lines
 
