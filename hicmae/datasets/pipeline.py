@@ -32,8 +32,10 @@ def order_of(shard: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
 
     Sorted by integer hashes rather than drawn, so that it is the same on every machine and library version.
     """
-    place = np.argsort(np.argsort(_hash(seed, epoch, np.unique(shard), salt=1), kind="stable"), kind="stable")
-    group = place[np.unique(shard, return_inverse=True)[1]] // _GROUP
+    shards, which = np.unique(shard, return_inverse=True)
+    place = np.empty(len(shards), np.int64)
+    place[np.argsort(_hash(seed, epoch, shards, salt=1), kind="stable")] = np.arange(len(shards))
+    group = place[which] // _GROUP
     return np.lexsort((_hash(seed, epoch, np.arange(len(shard)), salt=2), group))
 
 
