@@ -9,12 +9,17 @@ from hicmae.models.factory import (
     read_weights,
     save_weights,
 )
+from hicmae.models.hicmae import HiCMAE, HiCMAEPretraining
 from hicmae.models.mae import MaskedAutoencoder, Reconstruction
+from hicmae.models.tower import Tower
 
 __all__ = [
+    "HiCMAE",
+    "HiCMAEPretraining",
     "LoadReport",
     "MaskedAutoencoder",
     "Reconstruction",
+    "Tower",
     "arguments_for",
     "create_model",
     "list_models",

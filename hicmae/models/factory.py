@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from timm.models import register_model
 from torch import nn
 
 from hicmae.models.base import Model
-from hicmae.models.encoder import Encoder
-from hicmae.models.heads import Classifier
-from hicmae.models.lgi import LGI
-from hicmae.models.mae import MaskedAutoencoder
-from hicmae.models.vit import ViT
+from hicmae.models.systems import Stage, system
 from hicmae.runtime import checkpoint
 from hicmae.runtime.checkpoint import read_weights
 
 __all__ = ["STAGES", "arguments_for", "create_model", "list_models", "model_arguments", "read_weights", "save_weights"]
 
-Stage = Literal["finetune", "pretrain"]
 STAGES: tuple[Stage, ...] = ("finetune", "pretrain")
 
 
@@ -42,37 +36,26 @@ class Variant:
     """arXiv number."""
 
 
-_MAE_DFER = ("https://github.com/sunlicai/MAE-DFER", "2307.02227")
-_VIDEOMAE = ("https://github.com/MCG-NJU/VideoMAE", "2203.12602")
-
-_VARIANTS: dict[str, Variant] = {
-    "videomae_base": Variant(system="vit", source=_VIDEOMAE[0], paper=_VIDEOMAE[1]),
-    "mae_dfer_base": Variant(system="lgi", source=_MAE_DFER[0], paper=_MAE_DFER[1]),
+_SVFAP: dict[str, Any] = {"system": "tpsbt", "source": "https://github.com/sunlicai/SVFAP", "paper": "2401.00416"}
+_HICMAE = {"source": "https://github.com/sunlicai/HiCMAE", "paper": "2401.05698"}
+_SIZES = {  # width, heads, decoder width (unpublished for the tiny one: half its width, as the small one's)
+    "tiny": (256, 4, 128),
+    "small": (384, 6, 192),
+    "base": (512, 8, 384),
 }
 
-_ENCODERS: dict[str, type[Encoder]] = {"vit": ViT, "lgi": LGI}
-
-
-def _plain(system: str, stage: Stage) -> tuple[Callable[..., Model], dict[str, Any]]:
-    """Builder and default arguments of a single-encoder system."""
-    encoder = _ENCODERS[system]
-    inner = _defaults(encoder)
-    if stage == "finetune":
-        outer = _defaults(Classifier)
-        return lambda **args: Classifier(encoder(**_only(args, inner)), **_only(args, outer)), {**inner, **outer}
-    outer = _defaults(MaskedAutoencoder)
-    fixed: dict[str, Any] = {"pool": "local"} if "pool" in inner else {}  # a masked encoder returns patches
-    inner = {key: value for key, value in inner.items() if key not in fixed}
-
-    def pretraining(**args: Any) -> Model:
-        built = encoder(**_only(args, inner), **fixed, norm=True)
-        return MaskedAutoencoder({"video": built}, **_only(args, outer))
-
-    return pretraining, {**inner, **outer}
-
-
-def _system(system: str, stage: Stage) -> tuple[Callable[..., Model], dict[str, Any]]:
-    return _plain(system, stage)
+_VARIANTS: dict[str, Variant] = {
+    "videomae_base": Variant(system="vit", source="https://github.com/MCG-NJU/VideoMAE", paper="2203.12602"),
+    "mae_dfer_base": Variant(system="lgi", source="https://github.com/sunlicai/MAE-DFER", paper="2307.02227"),
+    "svfap_small": Variant(args={"dim": 384, "heads": 6, "depth": 14}, pretrain={"decoder_dim": 192}, **_SVFAP),
+    "svfap_base": Variant(**_SVFAP),
+} | {
+    f"hicmae_{size}{form}": Variant(
+        system=f"hicmae{form}", args={"dim": dim, "heads": heads}, pretrain={"decoder_dim": decoder}, **_HICMAE
+    )
+    for form in ("", "_video", "_audio")
+    for size, (dim, heads, decoder) in _SIZES.items()
+}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -92,7 +75,7 @@ def model_arguments(name: str, stage: Stage = "finetune") -> dict[str, Any]:
         raise ValueError(f"stage={stage!r} is not one of {', '.join(map(repr, STAGES))}")
     variant = _VARIANTS[name]
     changed = {**variant.args, **(variant.pretrain if stage == "pretrain" else {})}
-    defaults = _system(variant.system, stage)[1]
+    defaults = system(variant.system, stage)[1]
     return {**defaults, **{key: value for key, value in changed.items() if key in defaults}}
 
 
@@ -124,7 +107,7 @@ def create_model(name: str, stage: Stage = "finetune", **args: Any) -> Model:
                 f"{name} ({stage}) takes no argument {key!r}{_meant(key, known)}; it takes {', '.join(sorted(known))}"
             )
     resolved = {key: _tuple(args.get(key, default)) for key, default in known.items()}
-    model = _system(_VARIANTS[name].system, stage)[0](**resolved)
+    model = system(_VARIANTS[name].system, stage)[0](**resolved)
     model.name, model.stage = name, stage
     model.args = {key: _jsonable(value) for key, value in resolved.items()}
     return model
@@ -134,17 +117,6 @@ def save_weights(path: str | Path, model: Model, meta: Mapping[str, Any] | None 
     """Write a model as safetensors; name, stage and arguments go into the header, `meta` (JSON-able) beside them."""
     described = {"name": model.name, "stage": model.stage, "args": model.args}
     checkpoint.save_weights(Path(path), model.state_dict(), {**described, **(meta or {})})
-
-
-def _defaults(build: Callable[..., Any]) -> dict[str, Any]:
-    """Keyword defaults that a user may set; what the assembly decides is left out."""
-    decided = {"norm", "order", "skips"}
-    parameters = inspect.signature(build).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in decided}
-
-
-def _only(args: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: args[key] for key in keys}
 
 
 def _meant(key: str, known: Mapping[str, Any]) -> str:

@@ -14,6 +14,8 @@ TABLES = {
     ("mae_dfer", "mae_dfer_finetune_16layers_0.75"): ("mae_dfer_base", "finetune"),
     ("mae_dfer", "videomae_finetune_12layers_0.75"): ("videomae_base", "finetune"),
     ("mae_dfer", "mae_dfer_pretrain_groups"): ("mae_dfer_base", "pretrain"),
+    ("hicmae", "hicmae_finetune_10_10_2_0.75"): ("hicmae_base", "finetune"),
+    ("hicmae", "hicmae_pretrain_groups"): ("hicmae_base", "pretrain"),
 }
 
 
