@@ -1,6 +1,6 @@
 """The command line: thin over the library. Every command is one function call a notebook could make.
 
-Exit codes: 0 done; 1 the check found problems; 2 a mistake the message explains; 75 stopped on request with a
+A message without its traceback can be had with it: HICMAE_TRACEBACK=1. Exit codes: 0 done; 1 the check found problems; 2 a mistake the message explains; 75 stopped on request with a
 checkpoint left to continue from (SLURM scripts requeue on it); 130 interrupted at once.
 """
 
@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rest and options is None:
             return _fail(f"hicmae {arguments.command} has no option {rest[0]}; see hicmae {arguments.command} --help")
         return command(arguments, rest)
-    except UserError as error:
+    except (UserError, ValueError) as error:  # the library's ValueErrors name the value and the remedy
+        if os.environ.get("HICMAE_TRACEBACK"):
+            raise
         from_loop = type(error).__name__ == "Interrupted"
         return _fail(str(error), 75 if from_loop else 2)
     except KeyboardInterrupt:
@@ -84,14 +86,14 @@ def _shard(arguments: argparse.Namespace, options: list[str]) -> int:
 
     config = configs.load(ShardConfig, {}, options)
     index = write_shards(arguments.videos, arguments.out, config=config)
-    _write(index.describe())
+    _write(str(index))
     return 0
 
 
 def _check(arguments: argparse.Namespace, _: list[str]) -> int:
-    from hicmae.datasets import check_data
+    from hicmae.datasets.check import check
 
-    report = check_data(arguments.path)
+    report = check(arguments.path)
     _write(str(report))
     return 0 if report.ok else 1
 

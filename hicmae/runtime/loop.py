@@ -236,7 +236,7 @@ class _Run:
         if values["bad_steps"]:
             extra["bad_keys"] = recent.bad_keys()
         log.scalars(self.done, values, **extra)
-        bar.set_postfix_str(f"loss {values['loss']:.4f}, {clips:.1f} clips/s")
+        bar.set_postfix_str(f"loss {values['loss']:.4f}, {clips:.1f} clips/s", refresh=False)
         if streak >= self.loop.max_bad_steps:
             raise UserError(
                 f"the gradient was not finite in {streak:.0f} steps in a row up to step {self.done}; weights are those "

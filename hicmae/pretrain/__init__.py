@@ -1,0 +1,15 @@
+"""Self-supervised pretraining: masks, targets, losses, objectives, and the run of a recipe."""
+
+from hicmae.pretrain.config import MaskConfig, PretrainConfig, PretrainData, TargetConfig
+from hicmae.pretrain.engine import run
+from hicmae.pretrain.objectives import Reconstruction, objective_for
+
+__all__ = [
+    "MaskConfig",
+    "PretrainConfig",
+    "PretrainData",
+    "Reconstruction",
+    "TargetConfig",
+    "objective_for",
+    "run",
+]

@@ -1,0 +1,96 @@
+"""A pretraining run from its recipe: shards -> stream -> masked autoencoder -> loop -> checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hicmae import configs
+from hicmae.datasets.index import Index
+from hicmae.datasets.pipeline import Stream
+from hicmae.datasets.sampling import pretrain_view
+from hicmae.models.factory import create_model
+from hicmae.pretrain.config import PretrainConfig
+from hicmae.pretrain.objectives import objective_for
+from hicmae.runtime.dist import Place, process_group
+from hicmae.runtime.log import say
+from hicmae.runtime.loop import fit
+from hicmae.runtime.optim import parameter_groups
+
+__all__ = ["build_model", "run"]
+
+
+def run(config: PretrainConfig, *, show: bool = True) -> Path:
+    """Pretrain as the recipe says; returns the folder of the last checkpoint.
+
+    An unfinished run in `config.out` is continued. Works in one process or under `torchrun` (DDP).
+
+    Raises:
+        ConfigError: no shards, a size the model cannot take, a run in `out` made by another recipe.
+        UserError: unreadable data above `data.max_bad_share`, too many non-finite steps, a full disk.
+    """
+    with process_group(config.device) as place:
+        return _run(config, place, show)
+
+
+def build_model(config: PretrainConfig) -> Any:
+    """The masked autoencoder a recipe describes, its weights drawn from the recipe's seed."""
+    torch.manual_seed(config.seed)
+    defaults: dict[str, Any] = {"frames": config.data.frames, "size": config.data.size}
+    try:
+        return create_model(config.model, stage="pretrain", **{**defaults, **config.args})
+    except (TypeError, ValueError) as error:
+        raise configs.ConfigError(f"args: {error}") from None
+
+
+def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
+    if not config.data.shards:
+        raise configs.ConfigError("data.shards is empty: name the folders that `hicmae shard` wrote, --data.shards DIR")
+    model = build_model(config)
+    indexes = [Index.load(folder) for folder in config.data.shards]
+    view = pretrain_view(frames=config.data.frames, stride=config.data.stride, size=config.data.size)
+    stream = Stream(
+        indexes,
+        view,
+        batch_size=config.loop.batch_size,
+        accumulate=config.loop.accumulate,
+        seed=config.seed,
+        rank=place.rank,
+        world=place.world,
+        workers=config.data.workers,
+        max_bad_share=config.data.max_bad_share,
+    )
+    out = Path(config.out)
+    configs.check_recipe(config, out)
+    place.wait()
+    if place.first:
+        configs.keep_recipe(config, out)
+        if show:
+            samples = sum(len(index) for index in indexes)
+            size = sum(parameter.numel() for parameter in model.parameters())
+            say(
+                f"{config.model}: {size:,} parameters; {samples:,} clips, {stream.steps_per_epoch} steps per epoch, "
+                f"{config.loop.epochs} epochs on {place.world} x {place.device.type}; run folder {out}"
+            )
+    return fit(
+        model,
+        objective_for(model, mask=config.mask, target=config.target, seed=config.seed),
+        stream,
+        groups=parameter_groups(
+            model, weight_decay=config.optim.weight_decay, published=config.fidelity == "published"
+        ),
+        optim=config.optim,
+        loop=config.loop,
+        out=out,
+        place=place,
+        meta={
+            "name": model.name,
+            "stage": "pretrain",
+            "args": model.args,
+            "preprocessing": {**indexes[0].preprocessing, "frames": config.data.frames, "stride": config.data.stride},
+            "config": configs.as_dict(config),
+        },
+        show=show,
+    )
