@@ -1,0 +1,95 @@
+"""What a fine-tuning recipe may say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hicmae.datasets.transforms import AugmentConfig
+from hicmae.runtime.loop import LoopConfig
+from hicmae.runtime.optim import OptimConfig
+
+__all__ = ["FinetuneConfig", "FinetuneData"]
+
+FIXED = {
+    "num_classes": "comes from the labels of data.train",
+    "keep_temporal": "asks for an output per frame, and labels are per clip",
+    "frames": "is data.frames",
+    "size": "is data.size",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneData:
+    """Where the labelled clips come from, and how many frames of each are seen."""
+
+    train: list[str] = field(default_factory=list)
+    """Folders written by `hicmae shard`, with labels."""
+    test: list[str] = field(default_factory=list)
+    """Folders the model is measured on after training; empty measures nothing."""
+    frames: int = 16
+    """Frames per clip."""
+    stride: int = 4
+    """Distance of successive frames, in frames of the video."""
+    size: int = 160
+    """Height and width of a clip, in pixels."""
+    segments: int = 2
+    """Clips per video whose predictions are averaged in evaluation."""
+    workers: int = 4
+    """Loader processes per training process; 0 loads in the training process."""
+    max_bad_share: float = 0.01
+    """Share of unreadable samples above which a run stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "stride", "size", "segments"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, not {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"data.workers must not be negative, not {self.workers}")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"data.max_bad_share must lie in [0, 1], not {self.max_bad_share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """A fine-tuning run: model, first weights, data, augmentation, optimiser, loop."""
+
+    model: str
+    """Name of the model (`hicmae profile --list` lists them)."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the model that differ from its defaults and from those of `init`, e.g. drop_path, init_scale."""
+    init: str | None = None
+    """Weights to start from: a run folder, a checkpoint folder, a weights file, or a published .pth; null starts from
+    scratch."""
+    init_ema: bool = False
+    """Start from the averaged weights of `init`."""
+    fidelity: Literal["published", "corrected"] = "corrected"
+    """Reproduce the published code's peculiarities, or not; decides what is not set by name."""
+    layer_decay_groups: Literal["published", "corrected"] | None = None
+    """Layers of region tokens and down-sampling modules in layer-wise decay: the head's (published) or those of their
+    depth; null follows `fidelity`."""
+    data: FinetuneData = FinetuneData()
+    """Where the clips come from."""
+    augment: AugmentConfig = AugmentConfig()
+    """Augmentation, mixing and label smoothing."""
+    optim: OptimConfig = OptimConfig(
+        lr=1e-3, min_lr=1e-6, weight_decay=0.05, betas=(0.9, 0.999), warmup_epochs=5, layer_decay=0.75
+    )
+    """AdamW, its schedule and its layer-wise decay."""
+    loop: LoopConfig = LoopConfig()
+    """How long and how to train."""
+    seed: int = 0
+    """Seed of weights, order, augmentation and mixing."""
+    device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu` or `cuda`."""
+    out: str = "runs/finetune"
+    """Folder of the run; a run found there is continued."""
+
+    def __post_init__(self) -> None:
+        if self.layer_decay_groups is None:  # resolved here, so that the printed and the stored recipe say it
+            object.__setattr__(self, "layer_decay_groups", self.fidelity)
+        for name, reason in FIXED.items():
+            if self.args.get(name):
+                raise ValueError(f"args.{name} cannot be set for classification: it {reason}")
+        if self.init_ema and self.init is None:
+            raise ValueError("init_ema needs init: the run whose averaged weights are meant")

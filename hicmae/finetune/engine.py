@@ -1,0 +1,242 @@
+"""A fine-tuning run from its recipe: labelled shards -> stream -> classifier -> loop -> checkpoint -> evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hicmae import configs
+from hicmae.datasets.index import Index
+from hicmae.datasets.pipeline import Stream
+from hicmae.datasets.sampling import train_view
+from hicmae.finetune.config import FinetuneConfig
+from hicmae.finetune.evaluation import check_labelled, open_test, report_on, write_report
+from hicmae.finetune.tasks import Classification
+from hicmae.models.base import Model
+from hicmae.models.convert import LoadReport, load_checkpoint
+from hicmae.models.factory import arguments_for, create_model
+from hicmae.runtime.checkpoint import read_weights, weights_file
+from hicmae.runtime.dist import Place, process_group
+from hicmae.runtime.log import UserError, say
+from hicmae.runtime.loop import fit
+from hicmae.runtime.optim import parameter_groups
+
+__all__ = ["build_model", "run"]
+
+# what the fine-tuning form decides for itself, whatever the checkpoint says
+OWN = frozenset({"drop_path", "frames", "init_scale", "keep_temporal", "num_classes", "size"})
+
+
+def run(config: FinetuneConfig, *, show: bool = True) -> Path:
+    """Fine-tune as the recipe says, measure the last weights on `data.test`; returns the last checkpoint's folder.
+
+    An unfinished run in `config.out` is continued. Works in one process or under `torchrun` (DDP). Where the recipe
+    keeps averaged weights, both are measured (`evaluation`, `evaluation-ema`); neither is chosen.
+
+    Raises:
+        ConfigError: no shards, a size the model cannot take, arguments the checkpoint contradicts, a batch that cannot
+            be divided, or a run in `out` made by another recipe.
+        UserError: clips without labels, label names that differ between training and test, weights that do not fit,
+            unreadable data above `data.max_bad_share`, a full disk.
+    """
+    with process_group(config.device) as place:
+        return _run(config, place, show and place.first)
+
+
+def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, LoadReport | None]:
+    """The classifier a recipe describes: fresh weights from the recipe's seed, then those of `init`.
+
+    Arguments the recipe does not state are those of the checkpoint. A head is taken over only where its label names
+    are known to be `labels`, in this order.
+    """
+    file = _init_file(config)
+    stored = read_weights(file)[1] if file is not None and file.suffix == ".safetensors" else {}
+    torch.manual_seed(config.seed)
+    try:
+        inherited = arguments_for(config.model, "finetune", stored.get("args", {}))
+        model = create_model(
+            config.model,
+            stage="finetune",
+            **{
+                **{key: value for key, value in inherited.items() if key not in OWN},
+                "frames": config.data.frames,
+                "size": config.data.size,
+                **config.args,
+                "num_classes": len(labels),
+            },
+        )
+    except (TypeError, ValueError) as error:
+        raise configs.ConfigError(f"args: {error}") from None
+    if file is None:
+        return model, None
+    fresh = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("head.")}
+    loaded = load_checkpoint(model, file)
+    contradicted = {key: pair for key, pair in loaded.differences.items() if key in config.args and key not in OWN}
+    if contradicted:
+        told = ", ".join(f"args.{key} is {mine!r}, {file} has {its!r}" for key, (its, mine) in contradicted.items())
+        raise configs.ConfigError(f"{told}; leave the key out to take the checkpoint's")
+    if stored.get("labels") != list(labels) and any(name in fresh for name in loaded.loaded):
+        model.load_state_dict(fresh, strict=False)
+        loaded.loaded = [name for name in loaded.loaded if name not in fresh]
+        loaded.new += list(fresh)
+        loaded.left_over += list(fresh)
+    return model, loaded
+
+
+def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
+    train = _open_train(config)
+    labels = train.classes
+    test = _open_test(config, labels) if config.data.test else None
+    out = Path(config.out)
+    configs.check_recipe(config, out)
+    model, loaded = build_model(config, labels)
+    stream = _stream(config, train, place)
+    place.wait()
+    if place.first:
+        configs.keep_recipe(config, out)
+    if show:
+        if loaded is not None:
+            say(_told(config, loaded))
+        size = sum(parameter.numel() for parameter in model.parameters())
+        say(
+            f"{config.model}: {size:,} parameters; {len(train):,} clips of {len(labels)} classes, "
+            f"{stream.steps_per_epoch} steps per epoch, {config.loop.epochs} epochs on {place.world} x "
+            f"{place.device.type}; run folder {out}"
+        )
+    meta = _meta(config, model, train, labels)
+    torch.manual_seed(config.seed + place.rank)  # drop path drawn anew in each process
+    last = fit(
+        model,
+        Classification(classes=len(labels), augment=config.augment, seed=config.seed),
+        stream,
+        groups=parameter_groups(
+            model,
+            weight_decay=config.optim.weight_decay,
+            layer_decay=config.optim.layer_decay,
+            published=config.layer_decay_groups == "published",
+        ),
+        optim=config.optim,
+        loop=config.loop,
+        out=out,
+        place=place,
+        meta=meta,
+        show=show,
+    )
+    if test is not None:
+        for ema in (False, True) if config.loop.ema else (False,):
+            _measure(model, weights_file(last, ema=ema), test, out, place, show)
+    elif show:
+        say("data.test is empty: nothing was measured; hicmae evaluate RUN --data DIR does it later")
+    return last
+
+
+def _measure(model: Model, file: Path, test: Index, out: Path, place: Place, show: bool) -> None:
+    """Write the report on a checkpoint's weights into the run folder."""
+    weights, meta = read_weights(file)
+    model.load_state_dict(weights)
+    report = report_on(model.to(place.device), meta, test, place, show=show)
+    if place.first:
+        ema = bool(meta.get("ema"))
+        write_report(report, out / ("evaluation-ema" if ema else "evaluation"), out / "log.jsonl", show)
+        if show:
+            uar, war = report.intervals["uar"], report.intervals["war"]
+            say(
+                f"{'averaged weights: ' if ema else ''}UAR {100 * uar.value:.2f} % ({100 * uar.low:.1f} … "
+                f"{100 * uar.high:.1f}), WAR {100 * war.value:.2f} % ({100 * war.low:.1f} … {100 * war.high:.1f}), "
+                f"{len(report.truth):,} clips"
+            )
+
+
+# -- what goes in ----------------------------------------------------------------------------------------------------
+
+
+def _open_train(config: FinetuneConfig) -> Index:
+    if not config.data.train:
+        raise configs.ConfigError(
+            "data.train is empty: name labelled folders that `hicmae shard` wrote, --data.train DIR"
+        )
+    train = Index.join([Index.load(folder) for folder in config.data.train])
+    check_labelled(train)
+    if len(train.classes) < 2:
+        raise UserError(f"{train.folder}: a classifier needs two classes or more, its labels are {train.classes}")
+    counts = np.bincount(train.labels, minlength=len(train.classes))
+    empty = [name for name, count in zip(train.classes, counts, strict=True) if not count]
+    if empty:
+        raise UserError(
+            f"{', '.join(map(str, config.data.train))}: no training clip has the label {', '.join(empty)}; "
+            f"shard clips of it, or shard without it in `classes`"
+        )
+    return train
+
+
+def _open_test(config: FinetuneConfig, labels: Sequence[str]) -> Index:
+    for folder in config.data.test:
+        index = Index.load(folder)
+        check_labelled(index)
+        names = index.classes
+        if set(names) != set(labels):
+            sides = {"only in training": set(labels) - set(names), "only in test": set(names) - set(labels)}
+            told = "; ".join(f"{side}: {', '.join(sorted(extra))}" for side, extra in sides.items() if extra)
+            raise UserError(
+                f"{folder} and {', '.join(config.data.train)} have other labels ({told}). The test labels are "
+                f"{', '.join(names) or 'none'}; the training labels are {', '.join(labels)}. Shard both with the same "
+                "--classes, or leave data.test empty and use hicmae evaluate, which allows classes without clips"
+            )
+    return open_test(config.data.test, labels, "the training data")
+
+
+def _stream(config: FinetuneConfig, train: Index, place: Place) -> Stream:
+    data, loop = config.data, config.loop
+    try:
+        return Stream(
+            train,
+            train_view(data.frames, data.stride, data.size, config.augment),
+            batch_size=loop.batch_size,
+            accumulate=loop.accumulate,
+            seed=config.seed,
+            rank=place.rank,
+            world=place.world,
+            workers=data.workers,
+            max_bad_share=data.max_bad_share,
+        )
+    except ValueError as error:
+        raise configs.ConfigError(f"loop.batch_size: {error}") from None
+
+
+def _init_file(config: FinetuneConfig) -> Path | None:
+    if config.init is None:
+        return None
+    if config.init_ema and Path(config.init).is_file():
+        raise configs.ConfigError(f"init_ema: {config.init} is a file; name the run folder, or its ema.safetensors")
+    return weights_file(config.init, ema=config.init_ema)
+
+
+def _meta(config: FinetuneConfig, model: Model, train: Index, labels: Sequence[str]) -> Mapping[str, Any]:
+    return {
+        "name": model.name,
+        "stage": "finetune",
+        "args": model.args,
+        "labels": list(labels),
+        "preprocessing": {**train.preprocessing, "frames": config.data.frames, "stride": config.data.stride},
+        "config": configs.as_dict(config),
+    }
+
+
+def _told(config: FinetuneConfig, loaded: LoadReport) -> str:
+    """What was loaded, in one sentence."""
+
+    def groups(names: Sequence[str]) -> str:
+        return ", ".join(dict.fromkeys(name.split(".")[0] for name in names)) or "nothing"
+
+    text = (
+        f"init {config.init}: {len(loaded.loaded)} tensors loaded into {groups(loaded.loaded)}, "
+        f"{len(loaded.new)} new ({groups(loaded.new)}), {len(loaded.left_over)} left over ({groups(loaded.left_over)})"
+    )
+    if loaded.differences:
+        told = ", ".join(f"{key} {its!r} -> {mine!r}" for key, (its, mine) in loaded.differences.items())
+        text += f"; the checkpoint had {told}"
+    return text

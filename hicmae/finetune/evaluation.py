@@ -1,0 +1,318 @@
+"""Multi-view prediction of every clip exactly once, however many processes share the work, and its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hicmae.configs.errors import ConfigError, UserError
+from hicmae.datasets.index import Index
+from hicmae.datasets.pipeline import evaluate_batches
+from hicmae.datasets.sampling import eval_views
+from hicmae.finetune.report import Report
+from hicmae.models.factory import create_model
+from hicmae.runtime.checkpoint import CheckpointError, read_weights, weights_file
+from hicmae.runtime.dist import Place, process_group
+from hicmae.runtime.log import progress, say
+from hicmae.runtime.metrics import bootstrap, confusion_matrix, scores
+
+__all__ = ["clips_of", "evaluate", "open_test", "predict_index", "report_on"]
+
+DRAWS = 2000  # resamplings behind an interval
+
+
+def evaluate(
+    source: str | Path,
+    data: Sequence[str | Path] | None = None,
+    *,
+    segments: int | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    ema: bool = False,
+    batch_size: int = 16,
+    workers: int | None = None,
+    show: bool = True,
+) -> Report:
+    """Measure a fine-tuned model, write evaluation.json, predictions.csv and evaluation.html, return the report.
+
+    Softmax per view, mean over the views of a video, argmax. Works in one process or under `torchrun`.
+
+    Args:
+        source: run folder, checkpoint folder or weights file of a fine-tuned model.
+        data: folders of labelled shards; the `data.test` of the run's recipe when absent.
+        segments: clips per sample; the recipe's when absent.
+        out: where the files go; `evaluation` (`evaluation-ema`) in the run folder when absent.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        ema: measure the averaged weights.
+        batch_size: samples per batch and process.
+        workers: loader processes per process; the recipe's when absent.
+
+    Raises:
+        UserError: no fine-tuned model there, no labels, or labels the model does not know; both lists are named.
+    """
+    with process_group(device) as place:
+        file = weights_file(source, ema=ema)
+        model, meta = _load(file)
+        config = meta.get("config", {})
+        folders = [str(folder) for folder in data] if data else list(config.get("data", {}).get("test", ()))
+        if not folders:
+            raise UserError(f"{source}: its recipe names no data.test; name folders of labelled shards, --data DIR")
+        report = report_on(
+            model.to(place.device),
+            meta,
+            open_test(folders, meta["labels"], str(file)),
+            place,
+            segments=segments,
+            batch_size=batch_size,
+            workers=workers,
+            show=show,
+        )
+        run = _run_folder(file)
+        folder = Path(out) if out else (run or file.parent) / ("evaluation-ema" if meta.get("ema") else "evaluation")
+        if place.first:
+            write_report(report, folder, run / "log.jsonl" if run else None, show)
+        return report
+
+
+def open_test(folders: Sequence[str | Path], labels: Sequence[str], model: str) -> Index:
+    """The clips of labelled shards as one index whose label numbers mean `labels`, matched by name.
+
+    Raises:
+        UserError: a clip without a label, or a label that is not among `labels`.
+    """
+    place = {name: number for number, name in enumerate(labels)}
+    mapped = []
+    for folder in folders:
+        index = Index.load(folder)
+        used = [index.classes[k] for k in np.unique(index.labels[index.labels >= 0])]
+        unknown = [name for name in used if name not in place]
+        if unknown:
+            raise UserError(
+                f"{folder} has labels that {model} does not know: {', '.join(unknown)}. The data's labels are "
+                f"{', '.join(index.classes)}; the model's are {', '.join(labels)}. "
+                "Shard the data with the model's names"
+            )
+        check_labelled(index)
+        number = np.array([place.get(name, -1) for name in index.classes], np.int64)
+        mapped.append(dataclasses.replace(index, classes=tuple(labels), labels=number[index.labels]))
+    return Index.join(mapped)
+
+
+def check_labelled(index: Index) -> None:
+    """Raise UserError, naming clips, where some of an index have no label."""
+    missing = index.keys[index.labels < 0]
+    if len(missing):
+        raise UserError(
+            f"{index.folder}: {len(missing):,} of {len(index):,} clips have no label ({', '.join(missing[:3])}"
+            f"{', …' if len(missing) > 3 else ''}); shard them with --list LABELS.csv, or --labels folder where the "
+            "folders' names are the labels"
+        )
+
+
+@torch.no_grad()
+def predict_index(
+    model: nn.Module,
+    index: Index,
+    place: Place,
+    *,
+    frames: int,
+    stride: int,
+    size: int,
+    segments: int,
+    batch_size: int = 16,
+    workers: int = 0,
+    max_bad_share: float = 0.01,
+    show: bool = True,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], list[tuple[str, str]]]:
+    """Class probabilities of every sample, in every process the same: softmax per view, mean over views.
+
+    Returns numbers (M,) of the samples that could be read, ascending, their probabilities (M, K), and (key, reason) of
+    the others. Each sample is read by one process, once.
+    """
+    views = eval_views(frames, stride, size, segments)
+    numbers: list[NDArray[np.int64]] = []
+    values: list[NDArray[np.float64]] = []
+    skipped: list[tuple[str, str]] = []
+    problem: str | None = None
+    model.eval()
+    share = len(index) * (place.rank + 1) // place.world - len(index) * place.rank // place.world
+    with progress(total=share, desc="evaluate", unit="clip", show=show and place.first) as bar:
+        batches = evaluate_batches(
+            index,
+            views,
+            batch_size=batch_size,
+            rank=place.rank,
+            world=place.world,
+            workers=workers,
+            max_bad_share=max_bad_share,
+        )
+        try:
+            for batch in batches:
+                logits = model(batch["video"].to(place.device, non_blocking=True))  # (B * V, K)
+                chances = logits.double().softmax(-1).unflatten(0, (-1, segments)).mean(1)  # (B, K)
+                numbers.append(batch["number"][::segments].numpy())
+                values.append(chances.cpu().numpy())
+                skipped += batch["skipped"]
+                bar.update(len(chances) + len(batch["skipped"]))
+        except UserError as error:  # told to all, or the others would wait for ever
+            problem = str(error)
+    gathered = place.gather((problem, numbers, values, skipped))
+    for told, *_ in gathered:
+        if told is not None:
+            raise UserError(told)
+    number = np.concatenate([n for part in gathered for n in part[1]])
+    probabilities = np.concatenate([v for part in gathered for v in part[2]])
+    skipped = [pair for part in gathered for pair in part[3]]
+    order = np.argsort(number, kind="stable")
+    number = number[order]
+    if len(np.unique(number)) != len(number) or len(number) + len(skipped) != len(index):
+        raise RuntimeError(f"{len(number)} predictions and {len(skipped)} skips for {len(index)} samples")
+    return number, probabilities[order], skipped
+
+
+def clips_of(index: Index, number: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which samples are views of one video: (M,) sample numbers -> (M,) clip numbers in order of appearance.
+
+    A long video lies in the shards as several samples. Where its samples carry different labels it is a recording of
+    several clips, and they stay apart.
+    """
+    folder = [index.shards[s].path.parent for s in index.shard[number]]
+    videos = list(zip(folder, index.sources[number], strict=True))
+    labels: dict[Any, set[int]] = {}
+    for video, label in zip(videos, index.labels[number].tolist(), strict=True):
+        labels.setdefault(video, set()).add(label)
+    seen: dict[Any, int] = {}
+    return np.array(
+        [
+            seen.setdefault(video if len(labels[video]) == 1 else (video, n), len(seen))
+            for video, n in zip(videos, number.tolist(), strict=True)
+        ],
+        np.int64,
+    )
+
+
+def report_on(
+    model: nn.Module,
+    meta: Mapping[str, Any],
+    index: Index,
+    place: Place,
+    *,
+    segments: int | None = None,
+    batch_size: int = 16,
+    workers: int | None = None,
+    show: bool = True,
+) -> Report:
+    """The report on a model (on its device) with what its checkpoint says of itself, over all clips of `index`."""
+    data = meta["config"]["data"]
+    views = {name: int(data[name]) for name in ("frames", "stride", "size")}
+    views["segments"] = segments if segments is not None else int(data["segments"])
+    if views["segments"] < 1:
+        raise ConfigError(f"segments must be at least 1, not {views['segments']}")
+    number, by_sample, skipped = predict_index(
+        model,
+        index,
+        place,
+        **views,
+        batch_size=batch_size,
+        workers=int(data["workers"]) if workers is None else workers,
+        max_bad_share=float(data["max_bad_share"]),
+        show=show,
+    )
+    clip = clips_of(index, number)
+    first = np.unique(clip, return_index=True)[1]  # a clip's first sample stands for it
+    probabilities = np.zeros((len(first), by_sample.shape[1]))
+    np.add.at(probabilities, clip, by_sample)
+    probabilities /= np.bincount(clip)[:, None]
+    rows = number[first]
+    truth, guess = index.labels[rows], probabilities.argmax(1)
+    groups = None if any(group is None for group in index.groups[rows]) else [str(g) for g in index.groups[rows]]
+    labels = tuple(meta["labels"])
+    confusion = confusion_matrix(truth, guess, len(labels))
+    figures = scores(confusion)
+    unit = f"{len(set(groups))} groups" if groups is not None else "clip-level (groups unknown)"
+    return Report(
+        title=f"{meta['name']} on {', '.join(dict.fromkeys(str(s.path.parent) for s in index.shards))}",
+        labels=labels,
+        scores=figures,
+        intervals=bootstrap(truth, guess, groups, len(labels), samples=DRAWS),
+        confusion=confusion,
+        keys=list(index.keys[rows]) if len(rows) == len(number) else list(index.sources[rows]),
+        sources=list(index.sources[rows]),
+        groups=groups,
+        truth=truth,
+        guess=guess,
+        probabilities=probabilities,
+        protocol={
+            "weights": f"{'averaged weights' if meta.get('ema') else 'weights'} of step {meta.get('step', 'unknown')}",
+            "selection": "last checkpoint; no epoch was chosen by its score",
+            **views,
+            "samples": len(number),
+            "clips": len(rows),
+            "left out": len(skipped),
+            "intervals": f"95 %, {DRAWS} bootstrap draws, {unit}",
+            "fidelity": meta["config"].get("fidelity", "corrected"),
+        },
+        notes=_notes(labels, figures.absent, groups, len(skipped), meta.get("preprocessing", {}), index.preprocessing),
+        skipped=skipped,
+        preprocessing=dict(meta.get("preprocessing", {})),
+        config=dict(meta["config"]),
+    )
+
+
+def _notes(
+    labels: Sequence[str],
+    absent: Sequence[int],
+    groups: Sequence[str] | None,
+    skipped: int,
+    trained: Mapping[str, Any],
+    tested: Mapping[str, Any],
+) -> list[str]:
+    notes = []
+    if groups is None:
+        notes.append(
+            "clip-level (groups unknown): the intervals are resampled over clips, and are too narrow if people recur."
+        )
+    if absent:
+        names = ", ".join(labels[k] for k in absent)
+        notes.append(f"No clip of the test data has the label {names}: left out of UAR and macro F1.")
+    if skipped:
+        notes.append(f"{skipped} clip{'s' * (skipped != 1)} could not be read and are in no number; they are listed.")
+    unlike = [name for name in tested if name in trained and trained[name] != tested[name]]
+    if unlike:
+        told = "; ".join(f"{name} {trained[name]} in training, {tested[name]} here" for name in unlike)
+        notes.append(f"The clips were made differently from those the model was trained on: {told}.")
+    return notes
+
+
+def _load(file: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """A fine-tuned model and what its file says of itself."""
+    state, meta = read_weights(file)
+    if meta.get("stage") == "pretrain":
+        raise UserError(f"{file} is a pretraining checkpoint, which predicts no classes; fine-tune it first")
+    missing = [name for name in ("name", "args", "labels", "config") if not meta.get(name)]
+    if missing:
+        raise CheckpointError(f"{file} does not say its {', '.join(missing)}; name a run that `hicmae finetune` wrote")
+    model = create_model(meta["name"], stage="finetune", **meta["args"])
+    model.load_state_dict(state)
+    return model, meta
+
+
+def _run_folder(file: Path) -> Path | None:
+    """The run whose checkpoint a weights file is."""
+    return file.parents[2] if len(file.parents) > 2 and file.parents[1].name == "checkpoints" else None
+
+
+def write_report(report: Report, folder: Path, log: Path | None, show: bool) -> None:
+    try:
+        page = report.write(folder, log)
+    except OSError as error:
+        raise UserError(f"{folder}: the report could not be written ({error.strerror}); choose another --out") from None
+    if show:
+        say(f"page: {page}")

@@ -1,0 +1,237 @@
+"""What an evaluation found, in memory, as text, and as JSON, CSV and one page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from hicmae.runtime import charts
+from hicmae.runtime.metrics import Estimate, Scores
+from hicmae.runtime.page import Page, write_file
+
+__all__ = ["Report"]
+
+HEADLINES = {"uar": "UAR", "war": "WAR", "weighted_f1": "weighted F1", "macro_f1": "macro F1"}
+MISTAKES = 20  # shown on the page; the CSV has them all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """An evaluation of N clips with K classes; columns hold one entry per clip."""
+
+    title: str
+    """What was measured on what."""
+    labels: tuple[str, ...]
+    """Names of the classes, in the order of the model's outputs."""
+    scores: Scores
+    """Figures over all clips."""
+    intervals: dict[str, Estimate]
+    """uar, war, weighted_f1, macro_f1 with their 95 % intervals."""
+    confusion: NDArray[np.int64]
+    """(K, K), rows = truth."""
+    keys: list[str]
+    """Names of the clips."""
+    sources: list[str]
+    """Videos they come from."""
+    groups: list[str] | None
+    """Persons or sessions, the unit of the intervals; None where they are not known."""
+    truth: NDArray[np.int64]
+    """(N,) class numbers."""
+    guess: NDArray[np.int64]
+    """(N,) class numbers."""
+    probabilities: NDArray[np.float64]
+    """(N, K), averaged over views."""
+    protocol: dict[str, Any]
+    """How the numbers came about: weights, views, data, unit of the intervals."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the numbers must know."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """(clip, reason) of clips that could not be read."""
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    """How the model's training clips were made."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The recipe of the run."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, JSON-able, with the predictions clip by clip."""
+        per_class = {
+            name: {"support": s, "recall": r, "precision": p, "f1": f}
+            for name, s, r, p, f in zip(
+                self.labels,
+                self.scores.support,
+                self.scores.recall,
+                self.scores.precision,
+                self.scores.f1,
+                strict=True,
+            )
+        }
+        return {
+            "title": self.title,
+            "numbers": {name: value._asdict() for name, value in self.intervals.items()},
+            "per_class": per_class,
+            "absent": [self.labels[k] for k in self.scores.absent],
+            "labels": list(self.labels),
+            "confusion": self.confusion.tolist(),
+            "protocol": self.protocol,
+            "notes": self.notes,
+            "skipped": [list(pair) for pair in self.skipped],
+            "preprocessing": self.preprocessing,
+            "config": self.config,
+            "predictions": list(self._rows()),
+        }
+
+    def write(self, folder: Path, log: Path | None = None) -> Path:
+        """Write evaluation.json, predictions.csv and evaluation.html into `folder`, each whole or not at all.
+
+        `log` is the run's log.jsonl, for the training curves. Returns the path of the page.
+        """
+        write_file(
+            folder / "evaluation.json", json.dumps(self.to_dict(), indent=1, ensure_ascii=False, default=str) + "\n"
+        )
+        write_file(folder / "predictions.csv", self._csv())
+        return self.page(log).write(folder / "evaluation.html")
+
+    def page(self, log: Path | None = None) -> Page:
+        """The page."""
+        page = Page(self.title, self._subtitle())
+        page.tiles(self._tiles())
+        for note in self.notes:
+            page.note(note)
+        page.heading("Confusion matrix").figure(
+            charts.confusion(self.confusion.tolist(), self.labels),
+            "Rows are the truth. Large: percent of the row; small: clips.",
+        )
+        page.heading("Recall per class").figure(
+            charts.bars(
+                self.labels,
+                self.scores.recall,
+                notes=[_clips(n) for n in self.scores.support],
+                reference=1 / len(self.labels),
+                reference_name=f"chance {100 / len(self.labels):.1f}",
+                label="recall per class",
+            ),
+            "Percent of the clips of each class that were found; their mean is the UAR.",
+        )
+        page.table(["class", "clips", "recall", "precision", "F1"], self._per_class())
+        curves = _curves(log)
+        if curves:
+            page.heading("Training").figures(curves)
+        self._mistakes(page)
+        page.heading("How this was measured").facts(self.protocol)
+        if self.skipped:
+            page.heading("Clips left out").table(["clip", "reason"], self.skipped)
+        page.details("Recipe", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        return page
+
+    def __str__(self) -> str:
+        lines = [self.title, self._subtitle(), ""]
+        for name, word in HEADLINES.items():
+            value, low, high = (100 * x for x in self.intervals[name])
+            lines.append(f"{word:12} {value:6.2f}   95 % interval {low:.2f} … {high:.2f}")
+        width = max(12, *(len(name) for name in self.labels))
+        lines += ["", f"{'class':{width}} {'clips':>6} {'recall':>7} {'precision':>10} {'F1':>6}"]
+        lines += [f"{row[0]:{width}} {row[1]:>6} {row[2]:>7} {row[3]:>10} {row[4]:>6}" for row in self._per_class()]
+        return "\n".join([*lines, "", *(f"note: {note}" for note in self.notes)]).rstrip()
+
+    # -- pieces ------------------------------------------------------------------------------------------------------
+
+    def _subtitle(self) -> str:
+        merged = "" if self.protocol["samples"] == len(self.truth) else f" from {self.protocol['samples']:,} samples"
+        chance = 100 / len(self.labels)
+        return f"{_clips(len(self.truth))}{merged}, {len(self.labels)} classes, chance {chance:.1f} %"
+
+    def _tiles(self) -> list[tuple[str, str, str]]:
+        tiles = []
+        for name, word in HEADLINES.items():
+            value, low, high = (100 * x for x in self.intervals[name])
+            tiles.append((word, f"{value:.2f} %", f"95 %: {low:.1f} … {high:.1f}"))
+        return tiles
+
+    def _per_class(self) -> list[list[str]]:
+        s = self.scores
+        rows = zip(self.labels, s.support, s.recall, s.precision, s.f1, strict=True)
+        return [[name, str(n), *("–" if v is None else f"{100 * v:.1f}" for v in values)] for name, n, *values in rows]
+
+    def _mistakes(self, page: Page) -> None:
+        confidence = self.probabilities[np.arange(len(self.guess)), self.guess]
+        wrong = np.flatnonzero(self.guess != self.truth)
+        worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+        page.heading("Most confident mistakes")
+        if not len(worst):
+            page.text("None: every clip was recognised.")
+            return
+        rows = [
+            [
+                self.sources[i],
+                self.labels[self.truth[i]],
+                self.labels[self.guess[i]],
+                f"{100 * confidence[i]:.1f} %",
+                f"{100 * self.probabilities[i, self.truth[i]]:.1f} %",
+            ]
+            for i in worst
+        ]
+        page.table(
+            ["video", "truth", "prediction", "confidence", "given to the truth"],
+            rows,
+            f"{len(worst)} of {len(wrong)} mistakes; predictions.csv has all clips.",
+        )
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "key": self.keys[i],
+                "source": self.sources[i],
+                "group": self.groups[i] if self.groups is not None else None,
+                "truth": self.labels[self.truth[i]],
+                "prediction": self.labels[self.guess[i]],
+                "probabilities": [round(float(p), 6) for p in self.probabilities[i]],
+            }
+            for i in range(len(self.truth))
+        ]
+
+    def _csv(self) -> str:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["key", "source", "group", "truth", "prediction", *(f"p({name})" for name in self.labels)])
+        for row in self._rows():
+            fixed = [row["key"], row["source"], row["group"] or "", row["truth"], row["prediction"]]
+            writer.writerow([*fixed, *row["probabilities"]])
+        return text.getvalue()
+
+
+def _clips(count: int) -> str:
+    return f"{count:,} clip{'' if count == 1 else 's'}"
+
+
+def _curves(log: Path | None) -> list[tuple[str | bytes, str]]:
+    """Drawings of what a run logged; nothing where there is no log."""
+    lines = _read_log(log)
+    names = {"loss": "Training loss (mixed, smoothed targets)", "accuracy": "Accuracy on augmented training clips"}
+    drawn: list[tuple[str | bytes, str]] = []
+    for name, caption in {**names, "lr": "Learning rate of the head"}.items():
+        points = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
+        if points:
+            steps, values = zip(*points, strict=True)
+            drawn.append((charts.curves({name: (steps, values)}, x_name="step", y_name=name), caption))
+    return drawn
+
+
+def _read_log(log: Path | None) -> Sequence[dict[str, Any]]:
+    if log is None or not log.is_file():
+        return []
+    lines = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:  # a line cut by a kill
+            continue
+    return [line for line in lines if isinstance(line, dict) and "step" in line]
