@@ -6,53 +6,77 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hicmae.datasets.check import Report, check_data
+    from hicmae.datasets.check import Report
+    from hicmae.datasets.fbank import SoundAugmentConfig, SoundConfig, log_mel
     from hicmae.datasets.index import Index
     from hicmae.datasets.media import MediaError, VideoInfo, open_video, read_audio, read_frames, write_video
-    from hicmae.datasets.pipeline import Stream, View, evaluate_batches
+    from hicmae.datasets.pipeline import Stream, evaluate_batches
     from hicmae.datasets.samples import Clip, JpegStrip, SampleError
+    from hicmae.datasets.sampling import View, eval_views, pretrain_view, train_view
     from hicmae.datasets.shards import ShardConfig, write_shards
     from hicmae.datasets.store import ClipStore
+    from hicmae.datasets.synthetic import Corpus, make_corpus
+    from hicmae.datasets.transforms import AugmentConfig, Mixup, normalise
 
 # Names resolve on first use: who lists files need not wait for torch.
 _HOME = {
+    "AugmentConfig": "transforms",
     "Clip": "samples",
     "ClipStore": "store",
+    "Corpus": "synthetic",
     "Index": "index",
     "JpegStrip": "samples",
     "MediaError": "media",
+    "Mixup": "transforms",
     "Report": "check",
     "SampleError": "samples",
     "ShardConfig": "shards",
+    "SoundAugmentConfig": "fbank",
+    "SoundConfig": "fbank",
     "Stream": "pipeline",
     "VideoInfo": "media",
-    "View": "pipeline",
-    "check_data": "check",
+    "View": "sampling",
+    "eval_views": "sampling",
     "evaluate_batches": "pipeline",
+    "log_mel": "fbank",
+    "make_corpus": "synthetic",
+    "normalise": "transforms",
     "open_video": "media",
+    "pretrain_view": "sampling",
     "read_audio": "media",
     "read_frames": "media",
+    "train_view": "sampling",
     "write_shards": "shards",
     "write_video": "media",
 }
 
 __all__ = [
+    "AugmentConfig",
     "Clip",
     "ClipStore",
+    "Corpus",
     "Index",
     "JpegStrip",
     "MediaError",
+    "Mixup",
     "Report",
     "SampleError",
     "ShardConfig",
+    "SoundAugmentConfig",
+    "SoundConfig",
     "Stream",
     "VideoInfo",
     "View",
-    "check_data",
+    "eval_views",
     "evaluate_batches",
+    "log_mel",
+    "make_corpus",
+    "normalise",
     "open_video",
+    "pretrain_view",
     "read_audio",
     "read_frames",
+    "train_view",
     "write_shards",
     "write_video",
 ]

@@ -17,7 +17,7 @@ from hicmae.datasets.media import SOUND_RATE, MediaError, VideoInfo, open_video,
 from hicmae.datasets.strips import SILENT
 from hicmae.runtime.log import progress as progress_bar
 
-__all__ = ["Problem", "Report", "check_data"]
+__all__ = ["Problem", "Report", "check"]
 
 _SHOWN = 40
 
@@ -58,9 +58,7 @@ class Report:
         return "\n".join(lines)
 
 
-def check_data(
-    path: str | Path, *, root: str | Path | None = None, thorough: bool = True, progress: bool = True
-) -> Report:
+def check(path: str | Path, *, root: str | Path | None = None, thorough: bool = True, progress: bool = True) -> Report:
     """Look for whatever would stop or spoil training in a folder of shards, a list, a folder of videos, or a video.
 
     Args:
@@ -158,6 +156,7 @@ def _check_shards(folder: Path, thorough: bool, progress: bool) -> Report:
         "picture": f"{index.preprocessing['size']}x{index.preprocessing['size']}",
         "crop": index.preprocessing["crop"]["kind"],
         "with sound": int(index.sound.sum()),
+        **({"of it silent": int(index.silent.sum())} if index.silent.any() else {}),
         **_labels([index.classes[n] if n >= 0 else None for n in index.labels], index.groups.tolist()),
         "skipped videos": len(index.skipped),
     }

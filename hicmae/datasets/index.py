@@ -59,7 +59,7 @@ class Index:
         preprocessing: how frames and sound were made (crop, size, frame rate), to be compared by whoever uses them.
         shard, offset, size: (N,) int64; the tar and the byte range in it that holds the sample.
         frames, seconds, fps: (N,) numbers, length and average frame rate.
-        sound: (N,) bool, whether there is any.
+        sound, silent: (N,) bool, whether there is a sound track, and whether nothing is to be heard on it.
         sha256: (N, 32) uint8, digests of the byte ranges.
     """
 
@@ -81,6 +81,7 @@ class Index:
     seconds: np.ndarray
     fps: np.ndarray
     sound: np.ndarray
+    silent: np.ndarray
     sha256: np.ndarray
 
     def __len__(self) -> int:
@@ -150,21 +151,20 @@ class Index:
         hours = self.seconds.sum() / 3600
         length = f"{hours:.1f} h" if hours >= 1 else f"{hours * 3600:.0f} s"
         count = len(self.shards)
-        text = (
-            f"{len(self)} samples ({length}) in {count} shard{'s' * (count != 1)}, {int(self.sound.sum())} with sound"
-        )
+        text = f"{len(self)} samples ({length}) in {count} shard{'s' * (count != 1)}, {self.sound.sum()} with sound"
+        if self.silent.any():
+            text += f" ({self.silent.sum()} of it silent)"
         if self.classes:
             counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
             text += "; " + ", ".join(f"{name} {n}" for name, n in zip(self.classes, counts, strict=True))
         if self.skipped:
-            text += f"; {len(self.skipped)} videos skipped: "
+            text += f"; {len(self.skipped)} video{'s' * (len(self.skipped) != 1)} skipped: "
             text += ", ".join(f"{count} {reason}" for reason, count in self.reasons().items())
         return text
 
 
-_COLUMNS = (
-    *("keys", "sources", "groups", "labels", "shard", "offset", "size", "frames", "seconds", "fps", "sound", "sha256"),
-)
+_PLACE = ("keys", "sources", "groups", "labels", "shard", "offset", "size", "sha256")
+_COLUMNS = (*_PLACE, "frames", "seconds", "fps", "sound", "silent")
 
 
 @dataclass(frozen=True)
@@ -240,6 +240,7 @@ def build(folder: Path, parts: Sequence[Sidecar], summary: dict[str, Any]) -> In
         seconds=np.array([row["seconds"] for _, row in rows], np.float64),
         fps=np.array([row["fps"] for _, row in rows], np.float64),
         sound=np.array([row["sound"] for _, row in rows], bool),
+        silent=np.array([row["silent"] for _, row in rows], bool),
         sha256=np.frombuffer(bytes.fromhex("".join(row["sha256"] for _, row in rows)), np.uint8).reshape(-1, 32),
     )
 

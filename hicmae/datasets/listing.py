@@ -140,7 +140,7 @@ def keys_of(sources: Iterable[str]) -> list[str]:
     """A key for each source: letters, digits, `_` and `-` only, no two alike, and independent of where the data lies.
 
     >>> keys_of(["happy/a.mp4", "happy/a.mkv", "b.mp4"])
-    ['happy-a-4bdc8d35', 'happy-a-b6ee67be', 'b']
+    ['happy-a-11cb4ca2', 'happy-a-9c0d2869', 'b']
     """
     sources = list(sources)
     plain = [re.sub(r"\.[A-Za-z0-9]{1,5}$", "", source).replace("/", "-") for source in sources]

@@ -107,7 +107,8 @@ def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[byte
         }
         said = ("key", "source", "frames", "fps", "label", "group", "extra")
         row: dict[str, Any] = {name: meta[name] for name in said if name in meta}
-        row |= {"seconds": round(end - times[0], 6), "sound": wave is not None}
+        silent = wave is not None and meta["audio"]["silent"]
+        row |= {"seconds": round(end - times[0], 6), "sound": wave is not None, "silent": silent}
         return pack(meta, jpegs, wave), row
 
     for time, pixels in frames:

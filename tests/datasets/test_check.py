@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from hicmae.configs.errors import UserError
-from hicmae.datasets.check import Report, check_data
+from hicmae.datasets import check as module
+from hicmae.datasets.check import Report
 from hicmae.datasets.index import Index
 from hicmae.datasets.shards import ShardConfig, write_shards
 from tests.media_files import BAD, ODD, video
 
 
 def check(path: Path, **how: object) -> Report:
-    return check_data(path, progress=False, **how)  # type: ignore[arg-type]
+    return module.check(path, progress=False, **how)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("thorough", [True, False])

@@ -314,7 +314,9 @@ def test_a_silent_track_is_marked_and_a_missing_one_absent(tmp_path: Path) -> No
     write_video(tmp_path / "a.mp4", moving(5), 25, np.zeros(3200, np.float32))
     write_video(tmp_path / "b.mp4", moving(5), 25)
     index = make([tmp_path / "a.mp4", tmp_path / "b.mp4"], tmp_path / "out")
-    assert list(index.sound) == [True, False]
+    assert (
+        list(index.sound) == [True, False] and list(index.silent) == [True, False] and "(1 of it silent)" in str(index)
+    )
     with tarfile.open(index.shards[0].path) as tar:
         sounds = [json.load(tar.extractfile(name))["audio"] for name in ("a.json", "b.json")]  # type: ignore[arg-type]
     assert sounds[0]["silent"] and sounds[1] is None
