@@ -21,7 +21,7 @@ from hicmae.models.factory import create_model
 from hicmae.runtime.checkpoint import CheckpointError, read_weights, weights_file
 from hicmae.runtime.dist import Place, process_group
 from hicmae.runtime.log import progress, say
-from hicmae.runtime.metrics import bootstrap, confusion_matrix, scores
+from hicmae.runtime.metrics import Scores, bootstrap, confusion_matrix, scores
 
 __all__ = ["clips_of", "evaluate", "open_test", "predict_index", "report_on"]
 
@@ -234,11 +234,12 @@ def report_on(
     truth, guess = index.labels[rows], probabilities.argmax(1)
     groups = None if any(group is None for group in index.groups[rows]) else [str(g) for g in index.groups[rows]]
     labels = tuple(meta["labels"])
+    folders = list(dict.fromkeys(str(shard.path.parent) for shard in index.shards))
     confusion = confusion_matrix(truth, guess, len(labels))
     figures = scores(confusion)
     unit = f"{len(set(groups))} groups" if groups is not None else "clip-level (groups unknown)"
     return Report(
-        title=f"{meta['name']} on {', '.join(dict.fromkeys(str(s.path.parent) for s in index.shards))}",
+        title=f"{meta['name']} on {', '.join(folders)}",
         labels=labels,
         scores=figures,
         intervals=bootstrap(truth, guess, groups, len(labels), samples=DRAWS),
@@ -250,6 +251,7 @@ def report_on(
         guess=guess,
         probabilities=probabilities,
         protocol={
+            "data": folders,
             "weights": f"{'averaged weights' if meta.get('ema') else 'weights'} of step {meta.get('step', 'unknown')}",
             "selection": "last checkpoint; no epoch was chosen by its score",
             **views,
@@ -259,7 +261,7 @@ def report_on(
             "intervals": f"95 %, {DRAWS} bootstrap draws, {unit}",
             "fidelity": meta["config"].get("fidelity", "corrected"),
         },
-        notes=_notes(labels, figures.absent, groups, len(skipped), meta.get("preprocessing", {}), index.preprocessing),
+        notes=_notes(figures, labels, groups, len(skipped), meta.get("preprocessing", {}), index.preprocessing),
         skipped=skipped,
         preprocessing=dict(meta.get("preprocessing", {})),
         config=dict(meta["config"]),
@@ -267,8 +269,8 @@ def report_on(
 
 
 def _notes(
+    figures: Scores,
     labels: Sequence[str],
-    absent: Sequence[int],
     groups: Sequence[str] | None,
     skipped: int,
     trained: Mapping[str, Any],
@@ -279,9 +281,14 @@ def _notes(
         notes.append(
             "clip-level (groups unknown): the intervals are resampled over clips, and are too narrow if people recur."
         )
-    if absent:
-        names = ", ".join(labels[k] for k in absent)
+    if figures.absent:
+        names = ", ".join(labels[k] for k in figures.absent)
         notes.append(f"No clip of the test data has the label {names}: left out of UAR and macro F1.")
+    never = [name for name, precision in zip(labels, figures.precision, strict=True) if precision is None]
+    if len(never) == len(labels) - 1:
+        notes.append("Every clip was given the same class: the model tells nothing apart.")
+    elif never:
+        notes.append(f"Never predicted: {', '.join(never)}.")
     if skipped:
         notes.append(f"{skipped} clip{'s' * (skipped != 1)} could not be read and are in no number; they are listed.")
     unlike = [name for name in tested if name in trained and trained[name] != tested[name]]

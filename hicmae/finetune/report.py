@@ -127,6 +127,8 @@ class Report:
             page.heading("Training").figures(curves)
         self._mistakes(page)
         page.heading("How this was measured").facts(self.protocol)
+        if self.preprocessing:
+            page.text("How the training clips were made:").facts(self.preprocessing)
         if self.skipped:
             page.heading("Clips left out").table(["clip", "reason"], self.skipped)
         page.details("Recipe", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))

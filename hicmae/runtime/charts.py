@@ -91,7 +91,7 @@ def bars(
         halo = ' style="paint-order:stroke;stroke:var(--card);stroke-width:4px"'
         shown.append(_word(end + 7, y + 14, "–" if value is None else f"{100 * value:.1f}", "start", ink=halo))
         if notes:
-            parts.append(_word(left + width + 48, y + 14, notes[i], "start", ink=' class="soft"', size=11))
+            parts.append(_word(left + width + 60, y + 14, notes[i], "start", ink=' class="soft"', size=11))
     if reference is not None:
         x = left + reference * width
         parts.append(
@@ -100,7 +100,7 @@ def bars(
         )
         if reference_name:
             parts.append(_word(x, bottom + 34, reference_name, "middle", ink=' style="fill:var(--warn)"', size=11))
-    return _svg(left + width + 54 + room, bottom + (42 if reference_name else 24), parts + shown, label)
+    return _svg(left + width + 66 + room, bottom + (42 if reference_name else 24), parts + shown, label)
 
 
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_name: str = "", y_name: str = "") -> str:

@@ -90,6 +90,21 @@ def test_a_class_without_test_clips_is_named_and_left_out_of_the_means(trained: 
     assert 0 <= report.intervals["uar"].value <= 1
 
 
+def test_a_model_that_tells_nothing_apart_is_called_so(trained: Path, tmp_path: Path) -> None:
+    from hicmae.runtime.checkpoint import read_weights, save_weights
+
+    weights, meta = read_weights(max((trained / "checkpoints").iterdir()) / "weights.safetensors")
+    weights["head.bias"] = torch.tensor([0.0, 1e6, 0.0])
+    save_weights(tmp_path / "w.safetensors", weights, meta)
+    report = evaluate(tmp_path / "w.safetensors", out=tmp_path / "out", device="cpu", show=False)
+    assert report.intervals["uar"].value == pytest.approx(1 / 3)
+    assert any("tells nothing apart" in note for note in report.notes)
+    weights["head.bias"] = torch.tensor([0.0, 0.0, -1e6])
+    save_weights(tmp_path / "w.safetensors", weights, meta)
+    report = evaluate(tmp_path / "w.safetensors", out=tmp_path / "out", device="cpu", show=False)
+    assert any(note.startswith("Never predicted: ") and "red" in note for note in report.notes)
+
+
 def test_several_test_folders_are_measured_as_one(trained: Path, tmp_path: Path, test_shards: str) -> None:
     folder = make_shards(tmp_path / "other", rows(2, "q"), classes=("red", "green", "blue"))
     report = evaluate(trained, [test_shards, folder], out=tmp_path / "out", device="cpu", show=False)
