@@ -42,7 +42,7 @@ def draw(path: Path, *, rows: Sequence[Row], columns: Sequence[str], title: str,
         UserError: the file cannot be written.
     """
     width = max(2 * MARGIN + SIDE + len(columns) * (CELL + GAP) - GAP, 720)
-    foot = textwrap.wrap(footnote, (width - 2 * MARGIN) // 8)
+    foot = textwrap.wrap(footnote, int((width - 2 * MARGIN) / 7.5))
     top = MARGIN + 70
     height = top + len(rows) * (CELL + GAP) + 32 + 20 * len(foot) + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)

@@ -26,7 +26,7 @@ COLUMNS = 8
 GREY = 0.5
 FOOTNOTE = (
     "Each hidden patch borrows its mean colour and contrast from the original; visible patches are pasted in. "
-    "Errors: mean squares over hidden patches, beside those of the simplest guess."
+    "Errors: mean squares over hidden patches, beside the simplest guess."
 )
 
 
