@@ -23,7 +23,17 @@ from torch import Tensor
 
 from hicmae.runtime.log import UserError, say
 
-__all__ = ["CheckpointError", "newest", "read_state", "read_weights", "save", "save_weights", "sha256", "weights_file"]
+__all__ = [
+    "CheckpointError",
+    "folder_of",
+    "newest",
+    "read_state",
+    "read_weights",
+    "save",
+    "save_weights",
+    "sha256",
+    "weights_file",
+]
 
 MANIFEST = "manifest.json"
 
@@ -39,6 +49,11 @@ def sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
         return digest.hexdigest()
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lies."""
+    return run / "checkpoints" / f"step-{step:08d}"
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -81,7 +96,7 @@ def save(
     The files are written to a folder of another name, hashed, and renamed at once, so that a checkpoint is there
     whole or not at all; an error (a full disk, say) leaves the earlier ones untouched.
     """
-    folder = run / "checkpoints" / f"step-{step:08d}"
+    folder = folder_of(run, step)
     part = folder.with_name(folder.name + ".part")
     try:
         shutil.rmtree(part, ignore_errors=True)

@@ -178,7 +178,7 @@ class _Run:
                     due = self.done % loop.save_every == 0 if loop.save_every else ends
                     stop = self._stop_requested()
                     if due or stop or self.done == self.steps:
-                        last = self._save() or last
+                        last = self._save()
                     if stop:
                         raise Interrupted(f"stopped at step {self.done} of {self.steps}; the same command continues it")
         assert last is not None
@@ -228,13 +228,13 @@ class _Run:
         return self.model.no_sync()  # type: ignore[operator]
 
     def _report(self, log: RunLog, bar: Any, recent: _Recent, lr: float, epoch: int) -> None:
-        values = recent.means()
+        ranks = self.place.gather((recent.means(), recent.skipped, recent.bad_keys()))
+        values = {name: sum(means[name] for means, _, _ in ranks) / len(ranks) for name in ranks[0][0]}
+        skipped, bad_keys = ([item for rank in ranks for item in rank[i]] for i in (1, 2))
         streak = values.pop("bad_streak_last")
         clips = recent.steps * self.loop.batch_size / max(1e-9, time.monotonic() - recent.since)
-        values |= {"lr": lr, "epoch": epoch + 1.0, "clips_per_second": clips, "skipped_clips": len(recent.skipped)}
-        extra: dict[str, Any] = {"skipped": recent.skipped} if recent.skipped else {}
-        if values["bad_steps"]:
-            extra["bad_keys"] = recent.bad_keys()
+        values |= {"lr": lr, "epoch": epoch + 1.0, "clips_per_second": clips, "skipped_clips": len(skipped)}
+        extra = {name: items for name, items in (("skipped", skipped), ("bad_keys", bad_keys)) if items}
         log.scalars(self.done, values, **extra)
         bar.set_postfix_str(f"loss {values['loss']:.4f}, {clips:.1f} clips/s", refresh=False)
         if streak >= self.loop.max_bad_steps:
@@ -243,21 +243,23 @@ class _Run:
                 f"before them, the clips are listed in {log.path}. Lower optim.lr or set loop.clip_grad, then continue."
             )
 
-    def _save(self) -> Path | None:
+    def _save(self) -> Path:
         states = self.place.gather(_get_rng())
-        folder = None
+        problem = None
         if self.place.first:
-            folder = checkpoint.save(
-                self.out,
-                self.done,
-                weights=self.bare.state_dict(),
-                ema=self.ema.module.state_dict() if self.ema is not None else None,
-                meta=self.meta,
-                state={"optimiser": self.optimiser.state_dict(), "step": self.done, "steps": self.steps, "rng": states},
-                keep=self.loop.keep,
-            )
-        self.place.wait()
-        return folder
+            state = {"optimiser": self.optimiser.state_dict(), "step": self.done, "steps": self.steps, "rng": states}
+            ema = self.ema.module.state_dict() if self.ema is not None else None
+            weights = self.bare.state_dict()
+            try:
+                checkpoint.save(
+                    self.out, self.done, weights=weights, ema=ema, meta=self.meta, state=state, keep=self.loop.keep
+                )
+            except checkpoint.CheckpointError as error:
+                problem = str(error)
+        problem = self.place.gather(problem)[0]  # every process stops with the one that could not write
+        if problem is not None:
+            raise checkpoint.CheckpointError(problem)
+        return checkpoint.folder_of(self.out, self.done)
 
     def _restore(self) -> None:
         folder = checkpoint.newest(self.out)
