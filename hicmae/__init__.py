@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hicmae import configs, datasets, finetune, inference, models, pretrain, runtime
+    from hicmae.inference.predict import predict_clip as predict
     from hicmae.models import create_model, list_models, load_checkpoint
+    from hicmae.models.profile import profile_model as profile
 
 __version__ = "0.1.0.dev0"
 
 # Names resolve on first use, so that `import hicmae` (and `hicmae --help`) need not wait for torch.
 _HOME = {
-    "create_model": "hicmae.models",
-    "list_models": "hicmae.models",
-    "load_checkpoint": "hicmae.models",
+    "create_model": ("hicmae.models", "create_model"),
+    "list_models": ("hicmae.models", "list_models"),
+    "load_checkpoint": ("hicmae.models", "load_checkpoint"),
+    "predict": ("hicmae.inference.predict", "predict_clip"),
+    "profile": ("hicmae.models.profile", "profile_model"),
 }
 _PACKAGES = ("configs", "datasets", "finetune", "inference", "models", "pretrain", "runtime")
 
@@ -28,14 +32,17 @@ __all__ = [
     "list_models",
     "load_checkpoint",
     "models",
+    "predict",
     "pretrain",
+    "profile",
     "runtime",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        module, member = _HOME[name]
+        return getattr(importlib.import_module(module), member)
     if name in _PACKAGES:
         return importlib.import_module(f"hicmae.{name}")
     raise AttributeError(f"module 'hicmae' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -1,7 +1,7 @@
 """The command line: thin over the library. Every command is one function call a notebook could make.
 
-A message without its traceback can be had with it: HICMAE_TRACEBACK=1. Exit codes: 0 done; 1 the check found problems; 2 a mistake the message explains; 75 stopped on request with a
-checkpoint left to continue from (SLURM scripts requeue on it); 130 interrupted at once.
+Exit codes: 0 done; 1 the check found problems; 2 a mistake the message explains (HICMAE_TRACEBACK=1 shows where it
+was found); 75 stopped on request with a checkpoint left to continue from; 130 interrupted at once.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ def _config_help(where: str) -> type[argparse.Action]:
         def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
             import re
 
-            from hicmae.configs.load import parser_of
+            from hicmae.configs.typed import parser_of
 
             text = parser_of(_import(where)).format_help()
             options = text.split("options:", 1)[-1]

@@ -2,8 +2,8 @@
 
 from hicmae.configs.errors import ConfigError, UserError
 from hicmae.configs.files import find, folder, names, read_yaml
-from hicmae.configs.load import as_dict, load, resolve, to_yaml
 from hicmae.configs.run import check_recipe, keep_recipe
+from hicmae.configs.typed import as_dict, load, resolve, to_yaml
 
 __all__ = [
     "ConfigError",

@@ -7,7 +7,7 @@ from typing import Any
 
 from hicmae.configs.errors import ConfigError
 from hicmae.configs.files import read_yaml
-from hicmae.configs.load import as_dict, to_yaml
+from hicmae.configs.typed import as_dict, to_yaml
 
 __all__ = ["check_recipe", "keep_recipe"]
 
