@@ -84,6 +84,16 @@ def test_weights_and_arguments_come_from_the_checkpoint(recipe: FinetuneConfig, 
     assert {name.split(".")[0] for name in loaded.new} == {"fc_norm", "head"}
 
 
+@pytest.mark.parametrize("wrap", ["model", "module", None])
+def test_a_published_pth_can_be_the_start(recipe: FinetuneConfig, tmp_path: Path, wrap: str | None) -> None:
+    state = hicmae.create_model("mae_dfer_base", stage="pretrain", **PRETRAINED).state_dict()
+    torch.save({wrap: state} if wrap else state, tmp_path / "published.pth")
+    model, loaded = build_model(changed(recipe, init=str(tmp_path / "published.pth")), COLOURS)
+    assert loaded is not None and len(loaded.loaded) > 20
+    name = "encoder.blocks.1.mlp.fc1.weight"
+    assert torch.equal(model.get_parameter(name), state[name])
+
+
 def test_what_was_loaded_is_told_in_one_sentence(
     recipe: FinetuneConfig, pretrained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
