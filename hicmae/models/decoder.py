@@ -48,7 +48,7 @@ class Decoder(nn.Module):
         if len(skips) != self.skips:
             raise ValueError(f"this decoder takes {self.skips} skip features, not {len(skips)}")
         hidden = parts.hidden.shape[1]
-        pos = self.pos.to(x.dtype).expand(len(x), -1, -1)  # (B, N, C)
+        pos = self.pos.to(x.dtype).expand(x.shape[0], -1, -1)  # (B, N, C)
         seen = gather(pos, parts.visible)  # (B, V, C)
         x = torch.cat([x + seen, mask_token.to(x.dtype) + gather(pos, parts.hidden)], dim=1)  # (B, V+M, C)
         for i, block in enumerate(self.blocks):

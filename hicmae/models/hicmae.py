@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import log
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hicmae.models.base import Model
-from hicmae.models.blocks import LayerNorm
 from hicmae.models.encoder import Encoded, Encoder
+from hicmae.models.features import TowerFeatures
 from hicmae.models.fusion import Fusion
-from hicmae.models.heads import pool
 from hicmae.models.mae import SUFFIX, MaskedAutoencoder, Reconstruction
 
 __all__ = ["HiCMAE", "HiCMAEPretraining", "skip_levels"]
@@ -114,17 +112,15 @@ class HiCMAEPretraining(MaskedAutoencoder):
         return [head(mean) for head, mean in zip(self.part("projection", modality), means, strict=True)]
 
 
-class HiCMAE(Model):
-    """HiCMAE's fine-tuning form (section 3.4): layer-weighted and fused features of one or two towers, one head.
+class HiCMAE(TowerFeatures):
+    """HiCMAE's fine-tuning form (section 3.4): layer-weighted and fused features of two towers, one head.
 
     Args:
-        towers: `"video"`, `"audio"` or both; encoders that end in a norm, or `Tower`.
-        fusion: the cross-modal encoder, with both towers.
-        num_classes: outputs; 0 gives the concatenated, normed features.
-        missing: learnt vectors that stand for a missing modality, chosen per sample by `present` (not published).
+        towers: `"video"` and `"audio"`.
+        fusion: the cross-modal encoder.
+        missing: learnt vectors that stand for a missing modality (not published, and not in the published count).
             Without them an absent modality's features are zeros and fusion is skipped.
-        keep_temporal: one output per video frame (per filter-bank frame without video).
-        init_scale: scales the fresh head; None keeps PyTorch's initialisation, as published.
+        others: as for `TowerFeatures`.
 
     Shapes:
         video: (B, 3, T, H, W), audio: (B, 1, F, K) -> (B, classes) or (B, T, classes)
@@ -133,147 +129,100 @@ class HiCMAE(Model):
     def __init__(
         self,
         towers: Mapping[str, Any],
-        fusion: Fusion | None = None,
+        fusion: Fusion,
         *,
         num_classes: int = 6,
         missing: bool = False,
         keep_temporal: bool = False,
         init_scale: float | None = None,
     ) -> None:
-        super().__init__()
-        self.modalities = tuple(towers)
-        self.num_classes, self.keep_temporal = num_classes, keep_temporal
-        self.depths = {modality: tower.depth for modality, tower in towers.items()}
-        for modality, depth in self.depths.items():
-            setattr(self, f"{modality}_layer_weights", nn.Parameter(torch.full((depth,), 1.0 / depth)))
-        for modality, tower in towers.items():
-            setattr(self, f"encoder{SUFFIX[modality]}", tower)
-            self.describe(modality, tower)
-            tower.init_weights("finetune")
-        if fusion is not None:
-            self.encoder_fusion = fusion
-            fusion.init_weights()
-        self.fused = fusion is not None
+        super().__init__(towers, fusion, num_classes, keep_temporal, init_scale)
         self.missing = missing
         if missing:
             for modality, tower in towers.items():
                 setattr(self, f"missing_{modality}", nn.Parameter(torch.randn(tower.dim) * 0.02))
-        width = 2 * sum(tower.dim for tower in towers.values())
-        self.fc_norm = LayerNorm(width)
-        self.head: nn.Module = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-        if init_scale is not None:
-            with torch.no_grad():
-                for parameter in self.head.parameters():
-                    parameter.mul_(init_scale)
-        self.top = max(self.depths.values())
-        self.num_layers = self.top + (len(fusion.blocks) if fusion is not None else 0)
 
-    def forward(self, *inputs: Tensor | None, present: Tensor | None = None) -> Tensor:
-        """Logits of `m(video, audio)`, or `m(x)` with one tower.
+    def forward(
+        self, video: Tensor | None = None, audio: Tensor | None = None, present: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, classes) or (B, T, classes).
 
         Args:
-            inputs: one per tower; None for a modality that the whole batch lacks.
-            present: (B, towers) bool, False where a sample lacks a modality whatever its input holds; needs `missing`.
+            video: None when the whole batch lacks it.
+            audio: None when the whole batch lacks it.
+            present: (B, 2) bool, False where a sample lacks video (column 0) or audio (column 1) whatever its input
+                holds; needs `missing`.
+
+        Raises:
+            ValueError: nothing to look at, for the batch or for a sample.
         """
-        return self.head(self.forward_features(*inputs, present=present))
+        return self.head(self.forward_features(video, audio, present))
 
-    def forward_features(self, *inputs: Tensor | None, present: Tensor | None = None) -> Tensor:
-        """The normed features before the head: (B, 2 * widths), or (B, T, 2 * widths) with `keep_temporal`."""
-        batch, given = self._check(inputs, present)
-        seen = {m: self._encode(m, x, batch, given.get(m)) for m, x in zip(self.modalities, inputs, strict=True)}
-        last = {m: None if e is None else e.tokens for m, e in seen.items()}  # (B, N, D)
-        if self.fused:
-            last = self._fuse(last)
-        frames = self._frames()
-        weighted = [self._weighted(m, e, batch, frames) for m, e in seen.items()]  # (B, D) each
-        fused = [self._mean(m, tokens, batch, frames) for m, tokens in last.items()]  # (B, D) each
-        return self.fc_norm(torch.cat(weighted + fused, dim=-1))
+    def forward_features(self, video: Tensor | None, audio: Tensor | None, present: Tensor | None = None) -> Tensor:
+        """The features before the head, normed: (B, 2 (C + E)) or (B, T, 2 (C + E))."""
+        batch = self._check(video, audio, present)
+        v = self._encode("video", video, batch, None if present is None else present[:, 0])
+        a = self._encode("audio", audio, batch, None if present is None else present[:, 1])
+        fused_v, fused_a = self._fuse(v, a)
+        features = [
+            self._or_zeros("video", batch, None if v is None else self.weighted("video", v.levels)),
+            self._or_zeros("audio", batch, None if a is None else self.weighted("audio", a.levels)),
+            self._or_zeros("video", batch, None if fused_v is None else self.pooled("video", fused_v)),
+            self._or_zeros("audio", batch, None if fused_a is None else self.pooled("audio", fused_a)),
+        ]
+        return self.fc_norm(torch.cat(features, dim=-1))
 
-    def _check(self, inputs: Sequence[Tensor | None], present: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """A tensor that tells batch size, dtype and device, and the columns of `present`."""
-        if len(inputs) != len(self.modalities):
-            raise ValueError(f"this model takes {' and '.join(self.modalities)}, not {len(inputs)} inputs")
-        given = [x for x in inputs if x is not None]
-        if not given:
-            raise ValueError("every modality is None: at least one must be given")
-        if present is None:
-            return given[0], {}
-        if not self.missing:
-            raise ValueError("`present` needs a model created with missing=True")
-        if tuple(present.shape) != (len(given[0]), len(self.modalities)):
-            raise ValueError(
-                f"present must have shape {(len(given[0]), len(self.modalities))}, not {tuple(present.shape)}"
-            )
-        if not bool(present.any(dim=1).all()):
-            raise ValueError("a sample without any modality: `present` must hold at least one True per row")
-        return given[0], dict(zip(self.modalities, present.unbind(dim=1), strict=True))
+    def _fuse(self, v: Encoded | None, a: Encoded | None) -> tuple[Tensor | None, Tensor | None]:
+        """Both modalities through fusion; one alone through its norm only."""
+        if v is not None and a is not None:
+            return self.encoder_fusion(v.tokens, a.tokens)
+        if v is not None:
+            return self.encoder_fusion.norm(v.tokens), None
+        return None, None if a is None else self.encoder_fusion.norm_audio(a.tokens)
 
     def _encode(self, modality: str, x: Tensor | None, batch: Tensor, present: Tensor | None) -> Encoded | None:
-        """Tokens and all levels of a tower, with the learnt vector where the modality is missing."""
-        tower: Any = getattr(self, f"encoder{SUFFIX[modality]}")
-        levels = range(self.depths[modality])
+        """Tokens and levels of a tower, with the learnt vector where the modality is missing."""
         if not self.missing:
-            return None if x is None else tower(x, None, levels)
-        vector = getattr(self, f"missing_{modality}")  # (D,)
+            return None if x is None else self.encode(modality, x)
+        vector: Tensor = getattr(self, f"missing_{modality}")  # (D,)
+        tower = self.tower(modality)
         if not self.training and (x is None or (present is not None and not bool(present.any()))):
-            token = vector.expand(len(batch), 1, -1)  # all tokens would be alike: one gives the same means and messages
-            return Encoded(token, (token,) * len(levels))
-        if x is None:  # in training both towers run, so that every parameter has a gradient on every rank
-            x = batch.new_zeros(len(batch), tower.patch_embed.channels, *tower.patch_embed.shape)
-            present = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
-        encoded = tower(x, None, levels)
-        if present is None:
-            return encoded
+            token = vector.expand(batch.shape[0], 1, -1)  # all tokens would be alike: one says as much
+            return Encoded(token, (token,) * tower.depth)
+        # in training both towers run, and both vectors take part: every parameter has a gradient on every rank
+        if x is None:
+            if not hasattr(tower, "patch_embed"):
+                raise ValueError(f"in training a foreign tower needs an input: give {modality} zeros and `present`")
+            x = batch.new_zeros(batch.shape[0], tower.patch_embed.channels, *tower.patch_embed.shape)
+            present = torch.zeros(batch.shape[0], dtype=torch.bool, device=batch.device)
+        elif present is None:
+            present = torch.ones(batch.shape[0], dtype=torch.bool, device=batch.device)
+        encoded = self.encode(modality, x)
         here = present[:, None, None]  # (B, 1, 1)
-        return Encoded(
-            torch.where(here, encoded.tokens, vector.to(encoded.tokens.dtype)),
-            tuple(torch.where(here, level, vector.to(level.dtype)) for level in encoded.levels),
+        tokens, *levels = (
+            torch.where(here, tokens, vector.to(tokens.dtype)) for tokens in (encoded.tokens, *encoded.levels)
+        )
+        return Encoded(tokens, tuple(levels))
+
+    def _or_zeros(self, modality: str, batch: Tensor, feature: Tensor | None) -> Tensor:
+        """The feature, or zeros of its shape for a modality that is not there."""
+        if feature is not None:
+            return feature
+        return batch.new_zeros(
+            batch.shape[0], *(() if self.frames is None else (self.frames,)), self.tower(modality).dim
         )
 
-    def _fuse(self, last: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-        """Both modalities through fusion; one alone only through its norm."""
-        video, audio = last["video"], last["audio"]
-        if video is not None and audio is not None:
-            video, audio = self.encoder_fusion(video, audio)
-        elif video is not None:
-            video = self.encoder_fusion.norm(video)
-        else:
-            audio = self.encoder_fusion.norm_audio(audio)
-        return {"video": video, "audio": audio}
-
-    def _weighted(self, modality: str, encoded: Encoded | None, batch: Tensor, frames: int | None) -> Tensor:
-        """Mean over the tokens of every level, weighted by the learnt layer weights; (B, D) or (B, T, D)."""
-        if encoded is None:
-            return self._mean(modality, None, batch, frames)
-        means = torch.stack([self._mean(modality, level, batch, frames) for level in encoded.levels], dim=-1)
-        return means @ getattr(self, f"{modality}_layer_weights").softmax(dim=0).to(means.dtype)  # (.., D, L) @ (L,)
-
-    def _mean(self, modality: str, tokens: Tensor | None, batch: Tensor, frames: int | None) -> Tensor:
-        """Mean over tokens, (B, D) or (B, T, D); zeros for a modality that is not there."""
-        tower: Any = getattr(self, f"encoder{SUFFIX[modality]}")
-        if tokens is None:
-            return batch.new_zeros(len(batch), *(() if frames is None else (frames,)), tower.dim)
-        slots = tokens.shape[1] if tower.slots is None else min(tower.slots, tokens.shape[1])
-        return pool(tokens, slots, frames)
-
-    def _frames(self) -> int | None:
-        """Outputs per clip with `keep_temporal`: the frames of the first tower that knows its input's length."""
-        if not self.keep_temporal:
-            return None
-        towers = [getattr(self, f"encoder{SUFFIX[modality]}") for modality in self.modalities]
-        return next(tower.patch_embed.shape[0] for tower in towers if hasattr(tower, "patch_embed"))
-
-    def no_weight_decay(self, published: bool = False) -> set[str]:
-        """Full names, as the towers say."""
-        ends = [SUFFIX[modality] for modality in self.modalities]
-        return {f"encoder{end}.{name}" for end in ends for name in getattr(self, f"encoder{end}").no_weight_decay()}
-
-    def layer_of(self, name: str, published: bool = False) -> int:
-        """0 embeddings, k + 1 block k of either tower, then the fusion layers, then norms, layer weights and head."""
-        first, _, rest = name.partition(".")
-        layer: int | None = None
-        if first == "encoder_fusion" and rest.startswith("blocks"):
-            layer = self.top + int(rest.split(".")[1]) + 1
-        elif first in ("encoder", "encoder_audio"):
-            layer = getattr(self, first).layer_of(rest, published)
-        return self.num_layers + 1 if layer is None else layer
+    def _check(self, video: Tensor | None, audio: Tensor | None, present: Tensor | None) -> Tensor:
+        """Any input: it tells batch size, dtype and device."""
+        batch = audio if video is None else video
+        if batch is None:
+            raise ValueError("video and audio are both None: at least one must be given")
+        if present is None:
+            return batch
+        if not self.missing:
+            raise ValueError("`present` needs a model created with missing=True")
+        if tuple(present.shape) != (batch.shape[0], 2):
+            raise ValueError(f"present must have shape {(batch.shape[0], 2)}, not {tuple(present.shape)}")
+        if not bool(present.any(dim=1).all()):
+            raise ValueError("a sample without any modality: `present` must hold at least one True per row")
+        return batch

@@ -201,7 +201,7 @@ class LGI(Encoder):
                 )
             visible = visible.gather(1, self.region_of[visible].argsort(dim=1, stable=True))  # region by region
             x = self.embed(x, visible).unflatten(1, (self.regions, -1)).flatten(0, 1)  # (B*R, S, D)
-        messengers = self.lg_region_tokens.to(x.dtype).repeat(len(x) // self.regions, 1)[:, None]  # (B*R, 1, D)
+        messengers = self.lg_region_tokens.to(x.dtype).repeat(x.shape[0] // self.regions, 1)[:, None]  # (B*R, 1, D)
         x = torch.cat([messengers, x], dim=1)  # (B*R, 1+S, D)
         kept: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):

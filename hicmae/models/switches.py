@@ -11,6 +11,8 @@ from torch import Tensor
 
 __all__ = ["contradictions", "determined"]
 
+_ABSENT = object()
+
 _MUST_AGREE = ("heads", "decoder_heads", "audio_heads")
 """Arguments no tensor shows but that no weights survive a change of."""
 
@@ -25,8 +27,7 @@ def determined(state: Mapping[str, Tensor]) -> dict[str, Any]:
     for tower, prefix in (("encoder", ""), ("encoder_audio", "audio_")):
         weight = state.get(f"{tower}.patch_embed.proj.weight")
         if weight is not None:
-            if not prefix:
-                found["dim"] = weight.shape[0]
+            found[f"{prefix}dim"] = weight.shape[0]
             found[f"{prefix}patch"] = list(weight.shape[2:])
             depth = _count(state, rf"{tower}\.blocks\.(\d+)\.")
             if depth and not any(".cross_attn." in name for name in state if name.startswith(f"{tower}.")):
@@ -65,11 +66,7 @@ def _lgi(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _tpsbt(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    weight = state.get("encoder.spatial_downsamples.0.mlp.fc2.weight")
-    found: dict[str, Any] = {"bottleneck": weight is not None}
-    if weight is not None:
-        found["tokens"] = weight.shape[0]
-    return found
+    return {"bottleneck": "encoder.spatial_downsamples.0.mlp.fc2.weight" in state}
 
 
 def contradictions(
@@ -81,9 +78,9 @@ def contradictions(
         (contradicted, merely different), each argument -> (the file's value, the model's).
     """
     found = determined(state)
-    found |= {key: stored[key] for key in _MUST_AGREE if key in stored}
-    both = {key: (value, model[key]) for key, value in found.items() if key in model}
-    wrong = {key: pair for key, pair in both.items() if _plain(pair[0]) != _plain(pair[1])}
+    found |= {key: stored[key] for key in _MUST_AGREE if stored.get(key) is not None}
+    both = {key: (value, _own(model, key)) for key, value in found.items()}
+    wrong = {key: pair for key, pair in both.items() if pair[1] is not _ABSENT and _plain(pair[0]) != _plain(pair[1])}
     others = {key: (value, model[key]) for key, value in stored.items() if key in model and key not in found}
     return wrong, {key: pair for key, pair in others.items() if _plain(pair[0]) != _plain(pair[1])}
 
@@ -91,6 +88,13 @@ def contradictions(
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     numbers = [int(match[1]) for name in state if (match := re.match(pattern, name))]
     return max(numbers, default=-1) + 1
+
+
+def _own(model: Mapping[str, Any], key: str) -> Any:
+    """The model's argument; that of an audio tower is the video tower's where it has none of its own."""
+    if key.startswith("audio_") and model.get(key) is None:
+        key = key.removeprefix("audio_")
+    return model.get(key, _ABSENT)
 
 
 def _plain(value: Any) -> Any:

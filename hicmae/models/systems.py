@@ -13,6 +13,7 @@ from torch import nn
 
 from hicmae.models.base import Model
 from hicmae.models.encoder import Encoder
+from hicmae.models.features import OneTower
 from hicmae.models.fusion import Fusion
 from hicmae.models.heads import Classifier
 from hicmae.models.hicmae import HiCMAE, HiCMAEPretraining
@@ -76,14 +77,14 @@ def _hicmae(modalities: Sequence[str], stage: Stage) -> tuple[Builder, dict[str,
         **(_PAIR if both else {}),
     }
     if stage == "finetune":
-        outer = _defaults(HiCMAE, *(() if both else ("missing",)))
+        assembly: Any = HiCMAE if both else OneTower
     else:
-        outer = _defaults(HiCMAEPretraining) if both else _defaults(MaskedAutoencoder, "skips")
+        assembly = HiCMAEPretraining if both else MaskedAutoencoder
+    outer = _defaults(assembly, "skips")
 
     def build(**args: Any) -> Model:
         towers = {modality: _tower(modality, args) for modality in modalities}
         fusion = (_fusion(args, **towers),) if both else ()
-        assembly: Any = HiCMAE if stage == "finetune" else HiCMAEPretraining if both else MaskedAutoencoder
         return assembly(towers, *fusion, **_only(args, outer))
 
     return build, {**inner, **outer}

@@ -60,7 +60,7 @@ class PatchEmbed(nn.Module):
         if index is None:
             patches = patches.flatten(1, len(self.grid))  # (B, N, C, *patch)
         else:
-            batch = torch.arange(len(x), device=x.device)[:, None]  # (B, 1)
+            batch = torch.arange(x.shape[0], device=x.device)[:, None]  # (B, 1)
             patches = patches[tuple([batch, *self._unravel(index)])]  # (B, V, C, *patch)
         if type(self.proj) is nn.Conv2d or type(self.proj) is nn.Conv3d:
             return F.linear(patches.flatten(2), self.proj.weight.flatten(1), self.proj.bias)  # (B, V, D)

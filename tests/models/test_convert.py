@@ -145,3 +145,9 @@ def test_published_names_and_ours_are_told_apart_and_back() -> None:
     assert set(from_published(flat)) == set(m.state_dict())
     p = create_model("mae_dfer_base", "pretrain", **SMALL)
     assert set(to_published(p.state_dict())) == set(p.state_dict())
+
+
+def test_a_missing_third_attention_is_told_apart_from_an_unknown_one(tmp_path: Path) -> None:
+    file = published_file(tmp_path / "a.pth", create_model("mae_dfer_base", **SMALL))
+    with pytest.raises(UserError, match=r"third='cross' \(the model: None\)"):
+        load_checkpoint(create_model("mae_dfer_base", **SMALL, third=None), file)

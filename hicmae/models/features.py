@@ -1,0 +1,127 @@
+"""Features of HiCMAE's towers for fine-tuning: learnt layer weights over all depths, and the one-tower form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hicmae.models.base import Model
+from hicmae.models.blocks import LayerNorm
+from hicmae.models.encoder import Encoded
+from hicmae.models.fusion import Fusion
+from hicmae.models.heads import pool
+from hicmae.models.mae import SUFFIX
+
+__all__ = ["OneTower", "TowerFeatures"]
+
+
+class TowerFeatures(Model):
+    """What HiCMAE's fine-tuning forms share: towers, learnt layer weights, and a head over 2C features per tower.
+
+    Args:
+        towers: `"video"`, `"audio"` or both; encoders that end in a norm, or `Tower`.
+        fusion: what lies between the towers and the head, if anything.
+        num_classes: outputs; 0 gives the concatenated, normed features.
+        keep_temporal: one output per video frame (per filter-bank frame without video).
+        init_scale: scales the fresh head; None keeps PyTorch's initialisation, as published.
+    """
+
+    def __init__(
+        self,
+        towers: Mapping[str, Any],
+        fusion: Fusion | None,
+        num_classes: int,
+        keep_temporal: bool,
+        init_scale: float | None,
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(towers)
+        self.num_classes = num_classes
+        for modality, tower in towers.items():
+            setattr(self, f"{modality}_layer_weights", nn.Parameter(torch.full((tower.depth,), 1.0 / tower.depth)))
+        for modality, tower in towers.items():
+            setattr(self, f"encoder{SUFFIX[modality]}", tower)
+            self.describe(modality, tower)
+            tower.init_weights("finetune")
+        lengths = [tower.patch_embed.shape[0] for tower in towers.values() if hasattr(tower, "patch_embed")]
+        self.frames = lengths[0] if keep_temporal else None
+        self.top = max(tower.depth for tower in towers.values())
+        self.num_layers = self.top + (0 if fusion is None else len(fusion.blocks))
+        if fusion is not None:
+            self.encoder_fusion = fusion
+            fusion.init_weights()
+        self._add_head(2 * sum(tower.dim for tower in towers.values()), init_scale)
+
+    def _add_head(self, width: int, init_scale: float | None) -> None:
+        self.fc_norm = LayerNorm(width)
+        self.head: nn.Module = nn.Linear(width, self.num_classes) if self.num_classes else nn.Identity()
+        if init_scale is not None:
+            with torch.no_grad():
+                for parameter in self.head.parameters():
+                    parameter.mul_(init_scale)
+
+    def tower(self, modality: str) -> Any:
+        """The encoder of a modality."""
+        return getattr(self, f"encoder{SUFFIX[modality]}")
+
+    def encode(self, modality: str, x: Tensor) -> Encoded:
+        """Tokens and every level of a tower, (B, N, D) each."""
+        tower = self.tower(modality)
+        return tower(x, None, range(tower.depth))
+
+    def pooled(self, modality: str, tokens: Tensor) -> Tensor:
+        """Token mean, (B, N, D) -> (B, D), or (B, T, D) with `keep_temporal`."""
+        slots = self.tower(modality).slots
+        return pool(tokens, tokens.shape[1] if slots is None else min(slots, tokens.shape[1]), self.frames)
+
+    def weighted(self, modality: str, levels: Sequence[Tensor]) -> Tensor:
+        """Token means of all levels, weighted by the learnt layer weights; each (B, N, D) -> (B, D) or (B, T, D)."""
+        means = torch.stack([self.pooled(modality, level) for level in levels], dim=-1)  # (.., D, L)
+        weights: Tensor = getattr(self, f"{modality}_layer_weights")
+        return means @ weights.softmax(dim=0).to(means.dtype)
+
+    def no_weight_decay(self, published: bool = False) -> set[str]:
+        """Full names, as the towers say."""
+        return {f"encoder{SUFFIX[m]}.{name}" for m in self.modalities for name in self.tower(m).no_weight_decay()}
+
+    def layer_of(self, name: str, published: bool = False) -> int:
+        """0 embeddings, k + 1 block k of either tower, then the fusion layers, then norms, layer weights and head."""
+        first, _, rest = name.partition(".")
+        layer: int | None = None
+        if first == "encoder_fusion" and rest.startswith("blocks"):
+            layer = self.top + int(rest.split(".")[1]) + 1
+        elif first in ("encoder", "encoder_audio"):
+            layer = getattr(self, first).layer_of(rest, published)
+        return self.num_layers + 1 if layer is None else layer
+
+
+class OneTower(TowerFeatures):
+    """HiCMAE with one modality only: no fusion, a head over layer-weighted mean and last-level mean.
+
+    Shapes:
+        x: (B, 3, T, H, W) or (B, 1, F, K) -> (B, classes) or (B, T, classes)
+    """
+
+    def __init__(
+        self,
+        towers: Mapping[str, Any],
+        *,
+        num_classes: int = 6,
+        keep_temporal: bool = False,
+        init_scale: float | None = None,
+    ) -> None:
+        super().__init__(towers, None, num_classes, keep_temporal, init_scale)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, 2D) or (B, T, 2D), normed."""
+        (modality,) = self.modalities
+        encoded = self.encode(modality, x)  # tokens and levels (B, N, D)
+        parts = [self.weighted(modality, encoded.levels), self.pooled(modality, encoded.tokens)]
+        return self.fc_norm(torch.cat(parts, dim=-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, classes) or (B, T, classes)."""
+        return self.head(self.forward_features(x))
