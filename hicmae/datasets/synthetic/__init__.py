@@ -17,7 +17,7 @@ from hicmae.datasets.synthetic.corpus import (
     ceilings,
     make_corpus,
 )
-from hicmae.datasets.synthetic.face import REGIONS, render_face
+from hicmae.datasets.synthetic.face import MIDDLE, REGIONS, render_face
 from hicmae.datasets.synthetic.person import Expression, Identity, Scene
 from hicmae.datasets.synthetic.take import MOTIONS, Take
 from hicmae.datasets.synthetic.voice import RATE, VOICES, Speech, synthesise_voice
@@ -26,6 +26,7 @@ __all__ = [
     "AGREEMENT",
     "EMOTIONS",
     "LOOK_ALIKE",
+    "MIDDLE",
     "MOTIONS",
     "MOTION_ONLY",
     "RATE",

@@ -117,7 +117,8 @@ def make_corpus(
     Raises:
         ValueError: an argument is out of range, or one pair stands for two classes.
     """
-    _check(task, size, seconds, fps, takes=takes, train_identities=train_identities, test_identities=test_identities)
+    counts = {"train_identities": train_identities, "test_identities": test_identities, "takes": takes}
+    _check(task, size, seconds, fps, unlabeled=unlabeled, **counts)
     root = Path(out)
     rows: dict[str, list[dict[str, Any]]] = {}
     jobs_to_do = []
@@ -168,6 +169,10 @@ def make_corpus(
 
 
 def _check(task: Task, size: int, seconds: tuple[float, float], fps: float, **counts: int) -> None:
+    if len(task) < 2:
+        raise ValueError(f"task must have at least two classes, not {len(task)}")
+    if (clips := counts.pop("unlabeled")) < 0:
+        raise ValueError(f"unlabeled must not be negative, not {clips}")
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}")
@@ -183,9 +188,8 @@ def _check(task: Task, size: int, seconds: tuple[float, float], fps: float, **co
             if motion not in range(len(MOTIONS)) or voice not in range(len(VOICES)):
                 raise ValueError(f"class {label!r}: motion and voice are 0, 1 or 2, not {(motion, voice)}")
             if owners.setdefault((motion, voice), label) != label:
-                raise ValueError(
-                    f"(motion, voice) {(motion, voice)} stands for {owners[motion, voice]!r} and {label!r}"
-                )
+                other = owners[motion, voice]
+                raise ValueError(f"(motion, voice) {(motion, voice)} stands for both {other!r} and {label!r}")
 
 
 def _write_take(take: Take, paths: Mapping[tuple[int, int], Path], size: int) -> None:

@@ -19,22 +19,27 @@ from hicmae.datasets.synthetic.shapes import (
 
 __all__ = ["REGIONS", "render_face"]
 
-EYE_LINE, BROW_LINE, MOUTH_LINE = -0.06, -0.4, 0.53
-BROW_TRAVEL, CORNER_TRAVEL = 0.1, 0.15
-LID_OPENING = (0.025, 0.17)
+EYE_LINE, BROW_LINE, MOUTH_LINE = -0.03, -0.44, 0.56
+BROW_TRAVEL, CORNER_TRAVEL = 0.105, 0.27
+LID_OPENING = (0.015, 0.22)
 """Heights and ranges in face units: the chin is at 1, the three expression parameters move by these."""
 
-REGIONS = {"brow": (-0.62, -0.58, 0.62, -0.26), "lid": (-0.6, -0.24, 0.6, 0.14), "corner": (-0.5, 0.33, 0.5, 0.78)}
+MIDDLE = 0.1
+"""Height of the face's origin in the picture; it puts brows, eyes and mouth into different rows of 16-pixel patches in
+pictures of 64 and 96 pixels."""
+
+REGIONS = {"brow": (-0.62, -0.62, 0.62, -0.28), "lid": (-0.6, -0.24, 0.6, 0.14), "corner": (-0.5, 0.36, 0.5, 0.8)}
 """Where each expression parameter is seen: left, top, right, bottom in face units."""
 
 
 def render_face(identity: Identity, scene: Scene, expression: Expression, size: int = 96) -> NDArray[np.uint8]:
     """Draw the person expressing this in that scene: T frames, (T, size, size, 3) uint8."""
     e, unit = expression, scene.unit
-    pose = Pose(x=e.x * unit, y=0.06 + e.y * unit, roll=e.roll, yaw=e.yaw, nod=e.nod, unit=unit)
+    pose = Pose(x=e.x * unit, y=MIDDLE + e.y * unit, roll=e.roll, yaw=e.yaw, nod=e.nod, unit=unit)
     canvas = Canvas(scene.background(size, e.seconds), pose)
     _draw_body(canvas, identity)
     solid = _draw_head(canvas, identity)
+    _draw_folds(canvas, identity, e)
     _draw_nose(canvas, identity, scene)
     for side in (-1, 1):
         _draw_eye(canvas, identity, e, side)
@@ -53,9 +58,9 @@ def _tone(colour: tuple[float, float, float], factor: float) -> Array:
     return np.asarray(colour, np.float32) * factor
 
 
-def _lens(v: Array, top: Array, bottom: Array) -> Array:
-    """Distance, taken vertically, to the area between two curves."""
-    return np.maximum(top - v, v - bottom)
+def _lens(u: Array, v: Array, top: Array, bottom: Array, half: Array | float) -> Array:
+    """Distance, taken vertically, to the area between two curves that meet at u = -half and u = half."""
+    return np.maximum(np.maximum(top - v, v - bottom), np.abs(u) - half)
 
 
 def _head_shape(u: Array, v: Array, identity: Identity, grow: float = 0.0) -> Array:
@@ -124,6 +129,22 @@ def _draw_head(canvas: Canvas, identity: Identity) -> Array:
     return solid
 
 
+def _draw_folds(canvas: Canvas, identity: Identity, e: Expression) -> None:
+    """What skin does around a moving part: raised brows furrow the forehead, raised corners lift the cheeks."""
+    raised, smile = column((e.brow + 1) / 2), column((e.corner + 1) / 2)
+    w = canvas.window(-0.5, -0.75, 0.5, -0.4, depth=0.4)
+    near = np.exp(-((w.u / 0.36) ** 4) - ((w.v + 0.58) / 0.09) ** 2)
+    furrows = 0.6 + 0.4 * np.cos(2 * np.pi * (w.v + 0.58 - 0.12 * w.u**2) / 0.075)
+    canvas.paint(w, 0.55 * raised * near * furrows, _tone(identity.skin, 0.5))
+    for side in (-1, 1):
+        at, height = side * 0.4, 0.36 - 0.1 * smile
+        w = canvas.window(at - 0.3, 0.0, at + 0.3, 0.65, depth=0.3)
+        apple = np.exp(-(((w.u - at) / 0.19) ** 2) - ((w.v - height) / 0.14) ** 2)
+        canvas.paint(w, 0.5 * smile * apple, identity.lips)
+        fold = stroke(w.u - at, w.v, height + 0.13 - 0.9 * (side * (w.u - at) + 0.1) ** 2, 0.13, 0.012)
+        canvas.paint(w, 0.5 * smile * canvas.cover(fold, 1.5), _tone(identity.skin, 0.5))
+
+
 def _draw_nose(canvas: Canvas, identity: Identity, scene: Scene) -> None:
     """A bridge with the side away from the light in shadow, nostrils, and a highlight on the tip."""
     half, tip = identity.nose_width, 0.02 + identity.nose_length
@@ -152,9 +173,11 @@ def _draw_eye(canvas: Canvas, identity: Identity, e: Expression, side: int) -> N
     top, bottom = -1.15 * opening * arch, 0.75 * opening * arch
     socket = np.exp(-((u / 0.22) ** 2) - ((v + 0.06) / 0.14) ** 2)
     canvas.paint(w, 0.28 * socket, _tone(identity.skin, 0.5))
-    white = canvas.cover(_lens(v, top, bottom))
+    skin = canvas.cover(_lens(u, v, -0.24 * arch - 0.02, bottom, 1.05 * half))
+    canvas.paint(w, skin, _tone(identity.skin, 0.5))
+    white = canvas.cover(_lens(u, v, top, bottom, half))
     canvas.paint(w, white, (0.95, 0.95, 0.94))
-    iris = ellipse(u, v + 0.01, 0.105, 0.105)
+    iris = ellipse(u, v + 0.01, 0.11, 0.11)
     canvas.paint(w, white * canvas.cover(iris), _tone(identity.iris, 0.55))
     canvas.paint(w, white * canvas.cover(iris + 0.025), identity.iris)
     canvas.paint(w, white * canvas.cover(iris + 0.06), (0.03, 0.03, 0.04))
@@ -174,27 +197,28 @@ def _draw_brow(canvas: Canvas, identity: Identity, e: Expression, side: int) -> 
     curve = BROW_LINE - BROW_TRAVEL * raised * (1 - 0.3 * outward) + 0.05 * (outward**2 - 0.4)
     curve = curve + 0.5 * identity.brow_tilt * outward * half
     thickness = identity.brow_thickness * (1 - 0.35 * outward)
-    colour = _tone(identity.hair, 0.8) if max(identity.hair) < 0.5 else _tone(identity.hair, 0.55)
+    colour = np.minimum(_tone(identity.hair, 0.7), _tone(identity.skin, 0.35))  # dark enough to be seen on any skin
     canvas.paint(w, canvas.cover(stroke(w.u - at, w.v, curve, half, thickness)), colour)
 
 
 def _draw_mouth(canvas: Canvas, identity: Identity, e: Expression) -> None:
     """Lips around a cavity with teeth and tongue; corners move with `corner`, the jaw opens with `mouth`."""
-    half, full = identity.mouth_width, identity.lip_fullness
-    w = canvas.window(-half - 0.1, MOUTH_LINE - 0.28, half + 0.1, MOUTH_LINE + 0.42, depth=0.4)
+    full, half = identity.lip_fullness, column(identity.mouth_width * (1 + 0.1 * e.corner))
+    reach = identity.mouth_width * 1.1 + 0.1
+    w = canvas.window(-reach, MOUTH_LINE - 0.32, reach, MOUTH_LINE + 0.42, depth=0.4)
     x = w.u / half
     arch = 1 - x * x
     middle = MOUTH_LINE - CORNER_TRAVEL * column(e.corner) * (x * x - 0.35)
-    gape = column(0.3 * e.mouth) * arch
+    gape = column(0.22 * e.mouth) * arch
     bow = full * (1 - 0.25 * np.exp(-((x / 0.16) ** 2)))
     upper, lower = middle - 0.2 * gape, middle + 0.8 * gape
-    canvas.paint(w, canvas.cover(_lens(w.v, upper - bow * arch, lower + 1.25 * full * arch)), identity.lips)
-    inside = canvas.cover(_lens(w.v, upper, lower))
+    canvas.paint(w, canvas.cover(_lens(w.u, w.v, upper - bow * arch, lower + 1.25 * full * arch, half)), identity.lips)
+    inside = canvas.cover(_lens(w.u, w.v, upper, lower, half))
     canvas.paint(w, inside, (0.2, 0.06, 0.07))
-    canvas.paint(w, inside * canvas.cover(ellipse(w.u, w.v - MOUTH_LINE - 0.24, 0.17, 0.1)), (0.72, 0.33, 0.34))
+    canvas.paint(w, inside * canvas.cover(ellipse(w.u, w.v - MOUTH_LINE - 0.19, 0.17, 0.09)), (0.72, 0.33, 0.34))
     canvas.paint(w, inside * canvas.cover(w.v - upper - 0.06 * arch), (0.94, 0.93, 0.9))
-    line = canvas.cover(stroke(w.u, w.v, upper, half * 1.04, 0.012))
-    canvas.paint(w, 0.75 * line, _tone(identity.lips, 0.45))
+    line = canvas.cover(stroke(w.u, w.v, upper, half * 1.04, 0.02))
+    canvas.paint(w, 0.8 * line, _tone(identity.lips, 0.35))
     for side in (-1, 1):
         corner = MOUTH_LINE - CORNER_TRAVEL * 0.65 * column(e.corner)
         canvas.paint(w, 0.6 * canvas.cover(ellipse(w.u - side * half, w.v - corner, 0.04, 0.035), 1.5),

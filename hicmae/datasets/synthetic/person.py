@@ -84,20 +84,20 @@ class Identity:
             skin=skin,
             hair=_HAIR[rng.integers(len(_HAIR))],
             iris=_IRIS[rng.integers(len(_IRIS))],
-            lips=_times((skin[0], skin[1] * rng.uniform(0.55, 0.75), skin[2] * rng.uniform(0.6, 0.85)), 0.9),
+            lips=_times((skin[0], skin[1] * rng.uniform(0.3, 0.5), skin[2] * rng.uniform(0.35, 0.6)), 0.7),
             cloth=_hue(rng, (0.2, 0.8), (0.25, 0.9)),
             trim=_hue(rng, (0.0, 0.5), (0.6, 1.0)),
             hair_style=HAIR_STYLES[rng.integers(len(HAIR_STYLES))],
             width=rng.uniform(0.7, 0.84),
             jaw=rng.uniform(0.08, 0.28),
-            eye_spacing=rng.uniform(0.3, 0.37),
-            eye_width=rng.uniform(0.18, 0.22),
-            brow_thickness=rng.uniform(0.026, 0.05),
+            eye_spacing=rng.uniform(0.33, 0.38),
+            eye_width=rng.uniform(0.225, 0.26),
+            brow_thickness=rng.uniform(0.032, 0.052),
             brow_tilt=rng.uniform(-0.12, 0.12),
             nose_length=rng.uniform(0.2, 0.3),
             nose_width=rng.uniform(0.1, 0.16),
-            mouth_width=rng.uniform(0.26, 0.36),
-            lip_fullness=rng.uniform(0.035, 0.07),
+            mouth_width=rng.uniform(0.35, 0.42),
+            lip_fullness=rng.uniform(0.07, 0.1),
             hairline=rng.uniform(0.62, 0.72),
             part=rng.uniform(-0.4, 0.4),
             beard=float(rng.choice([0.0, 0.0, 0.0, 0.35, 0.75])),
@@ -142,7 +142,7 @@ class Scene:
                 rng.uniform(0.06, 0.3),
                 rng.uniform(0.06, 0.4),
                 rng.uniform(0.02, 0.12),
-                _hue(rng, (0.1, 0.7), (0.2, 0.95)),
+                _mixed(rng, (wall, _hue(rng, (0.1, 0.6), (0.2, 0.95)))),
             )
             for _ in range(rng.integers(4, 9))
         )
@@ -154,7 +154,7 @@ class Scene:
             floor=_times(wall, rng.uniform(0.5, 0.9)),
             clutter=clutter,
             drift=(rng.uniform(0.02, 0.12), rng.uniform(0.2, 0.8), rng.uniform(0, 2 * np.pi)),
-            unit=rng.uniform(0.66, 0.72),
+            unit=rng.uniform(0.75, 0.8),
         )
 
     def background(self, size: int, seconds: Array) -> Array:

@@ -116,6 +116,6 @@ def rounded_box(u: Array, v: Array, width: float, height: float, radius: float) 
     return np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - radius
 
 
-def stroke(u: Array, v: Array, curve: Array, width: float, thickness: ArrayLike) -> Array:
+def stroke(u: Array, v: Array, curve: Array, width: ArrayLike, thickness: ArrayLike) -> Array:
     """Signed distance to a line along v = curve(u) for |u| < width, `thickness` being half of it."""
-    return np.maximum(np.abs(v - curve) - np.asarray(thickness, np.float32), np.abs(u) - width)
+    return np.maximum(np.abs(v - curve) - np.asarray(thickness, np.float32), np.abs(u) - np.asarray(width, np.float32))

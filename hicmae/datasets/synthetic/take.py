@@ -17,7 +17,7 @@ __all__ = ["MOTIONS", "Take"]
 MOTIONS = ("brows", "mouth corners", "lids")
 """Which part of the face moves; the other two hold still."""
 
-_SWAY = {"x": 0.035, "y": 0.025, "yaw": 0.06, "nod": 0.05, "roll": 0.05}
+_SWAY = {"x": 0.02, "y": 0.015, "yaw": 0.05, "nod": 0.04, "roll": 0.04}
 """Amplitudes of the head's sway, in face units and radians."""
 
 
@@ -57,7 +57,7 @@ class Take:
             frames=frames,
             fps=fps,
             phases=(one, two, three),
-            rate=rng.uniform(1.4, 2.1),
+            rate=rng.uniform(2.0, 3.0),
             sway={name: (rng.uniform(0.15, 0.6), rng.uniform(0, 2 * np.pi)) for name in _SWAY},
             blinks=tuple(rng.uniform(0, frames / fps, rng.poisson(0.3 * frames / fps)).tolist()),
             flicker=(rng.uniform(0.3, 3.0), rng.uniform(0, 2 * np.pi)),

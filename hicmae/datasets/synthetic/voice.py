@@ -131,7 +131,9 @@ def _tract(speech: Speech, identity: Identity, hops: int) -> Array:
     for number, bandwidth in enumerate((80.0, 110.0, 160.0)):
         centre = np.interp(times, centres, formants[:, number])[:, None]
         response *= centre**2 / np.hypot(centre**2 - frequency**2, bandwidth * frequency)
-    return response / np.sqrt((response**2).mean(1, keepdims=True))
+    # vowels are equally loud: unit energy for a source whose spectrum falls as that of the pulses
+    weight = np.maximum(frequency, 100.0) ** -2.2
+    return response / np.sqrt((response**2 * weight).sum(1, keepdims=True) / weight.sum())
 
 
 def synthesise_voice(identity: Identity, speech: Speech, voice: int) -> Array:
