@@ -118,7 +118,7 @@ def read_frames(
             first, last = time if first is None else first, time
             end = time + (float(frame.duration * frame.time_base) if frame.duration else 1 / rate)
             if start is None or time >= start:
-                pixels = frame.to_ndarray(format="rgb24")
+                pixels = frame.reformat(format="rgb24", threads=1).to_ndarray()  # the same on any number of cores
                 yield time, np.rot90(pixels, int(frame.rotation) // 90) if frame.rotation else pixels
         if start is not None:
             return

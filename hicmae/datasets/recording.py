@@ -67,6 +67,8 @@ def write_video(
             sound = None if audio is None else _sound_stream(out, audio_codec or default_audio, audio, rate)
             for i, pixels in enumerate(itertools.chain([first], pictures)):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                # left to the encoder, several threads convert colours, and once in 200 files to other bytes
+                frame = frame.reformat(format=stream.pix_fmt, threads=1)
                 frame.time_base = tick
                 frame.pts = i if times is None else round(times[i] / tick)
                 out.mux(stream.encode(frame))
@@ -83,8 +85,12 @@ def write_video(
 
 
 def _video_stream(out: Any, codec: str, pace: Fraction, tick: Fraction, shape: tuple[int, ...], quality: int) -> Any:
-    rate = {} if codec == "mpeg4" else {"crf": str(quality)}
-    stream = out.add_stream(codec, rate=pace, options={"threads": "1", **rate})
+    options = {"threads": "1"}
+    if codec == "libx264":
+        options["mbtree"] = "0"  # with it, x264's AVX-512 code gives other bytes for a few of a hundred like videos
+    if codec != "mpeg4":
+        options["crf"] = str(quality)
+    stream = out.add_stream(codec, rate=pace, options=options)
     stream.height, stream.width = shape[:2]
     # 4:2:0 halves the picture, which H.264 cannot do to odd sizes
     stream.pix_fmt = "yuv444p" if codec == "libx264" and (shape[0] % 2 or shape[1] % 2) else "yuv420p"

@@ -164,6 +164,8 @@ def test_a_span_is_read_by_seeking_and_equals_the_whole(tmp_path: Path) -> None:
 def test_the_same_frames_give_the_same_file_and_no_partial_one(tmp_path: Path) -> None:
     first, second = (video(tmp_path / name) for name in ("a.mp4", "b.mp4"))
     assert first.read_bytes() == second.read_bytes()
+    with pytest.raises(ValueError):  # a picture of another shape, half-way
+        write_video(tmp_path / "c.mp4", [moving(1)[0], np.zeros((4, 4), np.uint8)], 25)
     with pytest.raises(ValueError, match="no frames"):
         write_video(tmp_path / "c.mp4", iter(()), 25)
     with pytest.raises(ValueError, match="suffix"):
