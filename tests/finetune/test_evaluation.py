@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hicmae.configs import as_dict
 from hicmae.datasets import ClipStore, Index, ShardConfig, write_shards
 from hicmae.datasets.sampling import eval_views
 from hicmae.finetune import FinetuneConfig, evaluate, run
@@ -271,3 +272,25 @@ def test_two_processes_measure_every_clip_exactly_once(trained: Path, tmp_path: 
     assert len({row["key"] for row in two["predictions"]}) == 15
     for a, b in zip(one["predictions"], two["predictions"], strict=True):
         assert a["probabilities"] == pytest.approx(b["probabilities"], abs=2e-6)
+
+
+TRAINING = """
+import json, sys
+from hicmae import configs
+from hicmae.finetune import FinetuneConfig, run
+print(run(configs.load(FinetuneConfig, json.loads(sys.argv[1])), show=False))
+"""
+
+
+def test_two_processes_train_together_and_report_what_one_would(recipe: FinetuneConfig, tmp_path: Path) -> None:
+    config = changed(recipe, loop__epochs=4, loop__ema=0.9)
+    (tmp_path / "script.py").write_text(TRAINING)
+    two_processes(str(tmp_path / "script.py"), json.dumps(as_dict(config)))
+    for ema in (False, True):
+        one = evaluate(config.out, ema=ema, out=tmp_path / "one", device="cpu", show=False).to_dict()
+        two = json.loads((Path(config.out) / f"evaluation{'-ema' if ema else ''}" / "evaluation.json").read_text())
+        assert one["numbers"] == two["numbers"] and len(two["predictions"]) == 15
+    run(changed(config, out=str(tmp_path / "alone")), show=False)
+    alone, both = (_model(Path(folder)).state_dict() for folder in (tmp_path / "alone", config.out))
+    for name in alone:  # no chance in this model: two halves of a batch sum to the same gradient
+        torch.testing.assert_close(alone[name], both[name], rtol=1e-3, atol=1e-4)
