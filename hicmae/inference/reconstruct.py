@@ -18,7 +18,7 @@ from hicmae.models.base import Model
 from hicmae.pretrain import losses, targets
 from hicmae.pretrain.config import MaskConfig, TargetConfig
 from hicmae.pretrain.masking import hidden_index
-from hicmae.pretrain.objectives import Reconstruction, objective_for
+from hicmae.pretrain.objectives import AudioVisual, Hidden, VideoPart, objective_for
 
 __all__ = ["reconstruct_clip"]
 
@@ -90,32 +90,28 @@ def reconstruct_clip(
 @torch.inference_mode()
 def _reconstructed(
     model: Model, meta: Mapping[str, Any], window: Window, *, seed: int, ratio: float | None
-) -> tuple[list[Row], Reconstruction]:
+) -> tuple[list[Row], VideoPart]:
     """The rows of the picture, each (T, H, W, 3) in [0, 1]."""
     objective = _objective(model, meta, seed, ratio)
     device = next(model.parameters()).device
     video = window.frames[None].to(device)  # (1, 3, T, H, W) uint8
     try:
-        mask = objective.video_mask(torch.zeros(1, dtype=torch.int64, device=device), 0)  # (1, N)
+        drawn = objective.hide(torch.zeros(1, dtype=torch.int64, device=device), 0)  # masks (1, N)
     except ValueError as error:
         raise UserError(str(error)) from None
-    index = hidden_index(mask, objective.hidden)
+    index = hidden_index(drawn.mask, drawn.hidden)
     training = model.training
-    prediction = model.eval()(normalise(video), mask).video.float()  # (1, M, P)
+    prediction = model.eval()(normalise(video), drawn.mask).video.float()  # (1, M, P)
     model.train(training)
 
-    target = objective.video_target(video, mask)
+    target, moving = objective.goal(video, drawn), objective.moving(drawn)
     group = objective.target.difference
-    if group is None:
-        moving = torch.zeros(target.shape[-1], dtype=torch.bool, device=device)
-    else:
-        moving = targets.motion_part(mask, objective.grid, group=group, patch=objective.patch)
     still_error, motion_error = losses.split_mse(prediction, target, moving)
     still_guess, motion_guess = losses.split_mse(torch.zeros_like(target), target, moving)
 
     true = video.float() / 255
     covered = targets.place_patches(torch.full_like(prediction, GREY), index, true, objective.patch)
-    values = _pixels(prediction, video, mask, objective)
+    values = _pixels(prediction, video, drawn, objective)
     rebuilt = targets.place_patches(values, index, true, objective.patch).clamp(0, 1)
     rows = [
         Row("original", _frames(true)),
@@ -144,7 +140,7 @@ def _reconstructed(
     return rows, objective
 
 
-def _objective(model: Model, meta: Mapping[str, Any], seed: int, ratio: float | None) -> Reconstruction:
+def _objective(model: Model, meta: Mapping[str, Any], seed: int, ratio: float | None) -> VideoPart:
     """The objective the model was trained with, as its checkpoint states it."""
     config = meta.get("config") or {}
     target = TargetConfig(**config.get("target", {}))
@@ -153,7 +149,10 @@ def _objective(model: Model, meta: Mapping[str, Any], seed: int, ratio: float | 
         mask = MaskConfig(video=share)
     except ValueError:
         raise UserError(f"ratio must lie between 0 and 1, not {ratio}") from None
-    objective = objective_for(model, mask=mask, target=target, seed=seed)
+    whole = objective_for(model, mask=mask, target=target, seed=seed)
+    objective = whole.video if isinstance(whole, AudioVisual) else whole.part
+    if not isinstance(objective, VideoPart):
+        raise UserError(f"{model.name} sees no video: there are no frames to reconstruct")
     if target.difference is not None and objective.patch[0] % target.difference:
         raise UserError(
             f"{model.name}: its motion target spans {target.difference} frames and its patches {objective.patch[0]}; "
@@ -162,19 +161,19 @@ def _objective(model: Model, meta: Mapping[str, Any], seed: int, ratio: float | 
     return objective
 
 
-def _pixels(prediction: Tensor, video: Tensor, mask: Tensor, objective: Reconstruction) -> Tensor:
+def _pixels(prediction: Tensor, video: Tensor, drawn: Hidden, objective: VideoPart) -> Tensor:
     """What was predicted, as pixels in [0, 1]: (1, M, P) -> (1, M, P)."""
     asked, patch = objective.target, objective.patch
     group = asked.difference or 1
     if not asked.normalise or (group > 1 and asked.motion == "raw"):
         # bring what was predicted in pixels to the scale that `restore` takes back
-        true = targets.gather_patches(video, hidden_index(mask, objective.hidden), patch).float() / 255
+        true = targets.gather_patches(video, hidden_index(drawn.mask, drawn.hidden), patch).float() / 255
         mean, std = true.mean(2, keepdim=True), true.std(2, keepdim=True) + targets.EPS
         values = prediction.unflatten(2, true.shape[2:])  # (1, M, p0*p1*p2, 3)
         moves = (torch.arange(patch[0], device=video.device) % group != 0).repeat_interleave(patch[1] * patch[2])
         still = values if asked.normalise else (values - mean) / std
         prediction = torch.where(moves[:, None], values / std, still).flatten(2)
-    return targets.restore(prediction, video, mask, patch=patch, group=group)
+    return targets.restore(prediction, video, drawn.mask, patch=patch, group=group)
 
 
 def _error(error: Tensor, guess: str, by_guess: Tensor | None) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hicmae.runtime.loop import LoopConfig
 from hicmae.runtime.optim import OptimConfig
 
-__all__ = ["MaskConfig", "PretrainConfig", "PretrainData", "TargetConfig"]
+__all__ = ["ContrastConfig", "MaskConfig", "PretrainConfig", "PretrainData", "TargetConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,16 @@ class MaskConfig:
 
     video: float = 0.9
     """Share of video tokens hidden, one spatial mask for all frames (tube)."""
+    audio: float = 0.8
+    """Share of audio tokens hidden, at random."""
+    decode: float | None = None
+    """Share of the hidden tokens that is decoded and learnt from (VideoMAE v2's decoder masking); null decodes all."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.video < 1:
-            raise ValueError(f"mask.video must lie in (0, 1), not {self.video}")
+        for name in ("video", "audio", "decode"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"mask.{name} must lie in (0, 1), not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,26 @@ class TargetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContrastConfig:
+    """Hierarchical cross-modal contrast (HiCMAE, section 3.3); used by audio-visual models only."""
+
+    weight: float = 0.0025
+    """Weight of the term, summed over levels (published; tuned with 40 clips)."""
+    temperature: float = 0.07
+    """Fixed temperature; a model with a learnt one uses that."""
+    negatives: Literal["global", "local"] | None = None
+    """Clips of all processes are negatives, or only those of the same one (published); null follows `fidelity`."""
+    scale: Literal["chance"] | None = None
+    """`chance` divides the term by ln B / ln 40, so that the weight keeps its meaning at other batch sizes."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"contrast.weight must not be negative, not {self.weight}")
+        if self.temperature <= 0:
+            raise ValueError(f"contrast.temperature must be positive, not {self.temperature}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """A pretraining run: model, objective, data, optimiser, loop."""
 
@@ -85,6 +111,8 @@ class PretrainConfig:
     """How much is hidden."""
     target: TargetConfig = TargetConfig()
     """What the hidden tokens are asked for."""
+    contrast: ContrastConfig = ContrastConfig()
+    """Contrast between the modalities of audio-visual models."""
     optim: OptimConfig = OptimConfig(lr=3e-4)
     """AdamW and its schedule."""
     loop: LoopConfig = LoopConfig()
@@ -95,3 +123,8 @@ class PretrainConfig:
     """`auto` (a GPU where there is one), `cpu` or `cuda`."""
     out: str = "runs/pretrain"
     """Folder of the run; a run found there is continued."""
+
+    def __post_init__(self) -> None:
+        if self.contrast.negatives is None:  # resolved here, so that the printed and the stored recipe say it
+            negatives: Literal["global", "local"] = "local" if self.fidelity == "published" else "global"
+            object.__setattr__(self, "contrast", replace(self.contrast, negatives=negatives))

@@ -18,7 +18,7 @@ from hicmae.inference import Loaded, load_model, reconstruct, reconstruct_clip
 from hicmae.inference.picture import Row, draw
 from hicmae.inference.windows import Preprocessing, middle_window
 from hicmae.pretrain.masking import hidden_index
-from hicmae.pretrain.objectives import Reconstruction
+from hicmae.pretrain.objectives import Hidden
 from tests.inference.clips import video
 from tests.inference.conftest import save_autoencoder
 from tests.media_files import BAD, ODD
@@ -52,14 +52,15 @@ def test_a_perfect_prediction_gives_the_clip_back(
     meta = {"config": {"target": target, "mask": {"video": 0.75}}}
     loaded = load_model(save_autoencoder(tmp_path / "weights.safetensors", name, **meta), device="cpu")
     window = middle_window(video(tmp_path / "clip.mp4"), Preprocessing.of(*loaded))
-    asked: list[Reconstruction] = []
+    asked: list[Any] = []
 
     def perfect(_: torch.Tensor, mask: torch.Tensor) -> Any:
-        return SimpleNamespace(video=asked[0].video_target(window.frames[None], mask))
+        hidden = int(mask.sum())
+        return SimpleNamespace(video=asked[0].part.goal(window.frames[None], Hidden(mask, hidden, None, hidden)))
 
     made = reconstruct.objective_for
 
-    def watched(*args: Any, **kwargs: Any) -> Reconstruction:
+    def watched(*args: Any, **kwargs: Any) -> Any:
         asked.append(made(*args, **kwargs))
         return asked[0]
 
@@ -83,7 +84,7 @@ def test_hidden_patches_are_grey_and_visible_ones_pasted_in(autoencoder: Loaded,
     window = middle_window(video(tmp_path / "clip.mp4"), Preprocessing.of(*autoencoder))
     rows, objective = reconstruct._reconstructed(*autoencoder, window, seed=3, ratio=0.5)
     original, covered, rebuilt = (row.frames for row in rows[:3])
-    mask = objective.video_mask(torch.zeros(1, dtype=torch.int64), 0)
+    mask = objective.hide(torch.zeros(1, dtype=torch.int64), 0).mask
     assert objective.mask.video == 0.5 and objective.seed == 3
     hidden = mask.view(2, 4, 4).repeat_interleave(2, 0).repeat_interleave(8, 1).repeat_interleave(8, 2)
     assert hidden_index(mask).shape[1] * 2 == mask.shape[1]
