@@ -165,6 +165,7 @@ class Index:
 
 _PLACE = ("keys", "sources", "groups", "labels", "shard", "offset", "size", "sha256")
 _COLUMNS = (*_PLACE, "frames", "seconds", "fps", "sound", "silent")
+_ROW = {"key", "source", "frames", "fps", "seconds", "sound", "silent", "offset", "size", "sha256"}
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,9 @@ def read_sidecar(path: Path) -> Sidecar:
         skipped = [line for line in lines[1:] if "key" not in line]
         if (len(samples), len(skipped)) != (head["samples"], head["skipped"]):
             raise ValueError("lines are missing")
+        lacking = next((_ROW - row.keys() for row in samples if not _ROW <= row.keys()), None)
+        if lacking:
+            raise ValueError(f"a sample has no {', '.join(sorted(lacking))}")
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; {remedy}") from error
     except (OSError, ValueError, IndexError, KeyError, TypeError) as error:

@@ -299,6 +299,10 @@ def test_shards_that_are_not_whole_are_not_loaded(shards: Index, tmp_path: Path)
     sidecar.write_text("".join(sidecar.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(UserError, match=r"cannot be read \(lines are missing\); delete shard-000001"):
         Index.load(tmp_path / "c")
+    sidecar = copy("e") / "shard-000001.jsonl"
+    sidecar.write_text(sidecar.read_text().replace('"sound"', '"noise"'))
+    with pytest.raises(UserError, match=r"cannot be read \(a sample has no sound\)"):
+        Index.load(tmp_path / "e")
     (copy("d") / "index.json").write_text("{")
     with pytest.raises(UserError, match=r"index\.json cannot be read"):
         Index.load(tmp_path / "d")
