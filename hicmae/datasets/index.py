@@ -193,7 +193,7 @@ def read_sidecar(path: Path) -> Sidecar:
         skipped = [line for line in lines[1:] if "key" not in line]
         if (len(samples), len(skipped)) != (head["samples"], head["skipped"]):
             raise ValueError("lines are missing")
-        lacking = next((_ROW - row.keys() for row in samples if not _ROW <= row.keys()), None)
+        lacking = next((_ROW - row.keys() for row in samples if not row.keys() >= _ROW), None)
         if lacking:
             raise ValueError(f"a sample has no {', '.join(sorted(lacking))}")
     except FileNotFoundError as error:
