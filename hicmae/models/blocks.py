@@ -14,11 +14,29 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Attention", "Block", "CrossSelfBlock", "LayerNorm", "Mlp", "affine", "init_tokens", "init_weights", "rates"]
+__all__ = [
+    "Attention",
+    "Block",
+    "CrossSelfBlock",
+    "LayerNorm",
+    "Mlp",
+    "affine",
+    "init_tokens",
+    "init_weights",
+    "is_plain",
+    "path",
+    "rates",
+]
 
 Stage = Literal["finetune", "pretrain"]
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether calling `layer` is exactly what its kind does, so that its weight may be used directly."""
+    # pruning sets its weight in a hook; a tracer's hooks change nothing
+    return type(layer) in kinds and (not layer._forward_pre_hooks or torch.jit.is_tracing())
 
 
 def affine(linear: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
@@ -27,7 +45,7 @@ def affine(linear: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
     Exactly an `nn.Linear` takes the bias into the same kernel; anything in its place (an adapter, a quantised or
     pruned layer) is called as a module.
     """
-    if type(linear) is nn.Linear and linear.bias is None and not linear._forward_pre_hooks:
+    if is_plain(linear, nn.Linear) and linear.bias is None:
         return F.linear(x, linear.weight, bias)
     y = linear(x)
     return y + bias.to(y.dtype)

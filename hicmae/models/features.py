@@ -81,7 +81,7 @@ class TowerFeatures(Model):
         """Token means of all levels, weighted by the learnt layer weights; each (B, N, D) -> (B, D) or (B, T, D)."""
         means = torch.stack([self.pooled(modality, level) for level in levels], dim=-1)  # (.., D, L)
         weights: Tensor = getattr(self, f"{modality}_layer_weights")
-        return means @ weights.softmax(dim=0).to(means.dtype)
+        return (means * weights.softmax(dim=0).to(means.dtype)).sum(dim=-1)
 
     def no_weight_decay(self, published: bool = False) -> set[str]:
         """Full names, as the towers say."""

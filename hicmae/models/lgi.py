@@ -72,7 +72,7 @@ class LGIBlock(nn.Module):
         """(B*R, 1+S, D) -> (B*R, 1+S, D) or (B*R, 1, D)."""
         x = self._inside_regions(x)
         m = x[:, 0].unflatten(0, (-1, self.regions))  # (B, R, D)
-        if self.second and not self._skips_second:
+        if self.second and not self.skips_second:
             m = m + self.drop_path(self.second_attn(self.second_attn_norm0(m)))
         if x.shape[1] == 1:
             x = m.flatten(0, 1)[:, None]  # (B*R, 1, D)
@@ -92,28 +92,28 @@ class LGIBlock(nn.Module):
         m = x[:, :1]  # (B*R, 1, D)
         if self.first == "cross":
             m = m + self.drop_path(self.first_attn(self.first_attn_norm0(m), self.first_attn_norm1(x[:, 1:])))
-            return m if self._skips_third else torch.cat([m, x[:, 1:]], dim=1)
+            return m if self.skips_third else torch.cat([m, x[:, 1:]], dim=1)
         h = self.first_attn_norm0(x)
-        if self._skips_third:
+        if self.skips_third:
             return m + self.drop_path(self.first_attn(h[:, :1], h))
         return x + self.drop_path(self.first_attn(h))
 
     @property
-    def _skips_third(self) -> bool:
+    def skips_third(self) -> bool:
         """Only messengers are read, and they do not depend on what the third attention would write."""
         return self.keep == "region" and self.third != "self"
 
     @property
-    def _skips_second(self) -> bool:
+    def skips_second(self) -> bool:
         """Only local tokens are read, and no third attention carries the messengers to them."""
         return self.keep == "local" and self.third is None
 
     def _freeze_unread(self) -> None:
         unread: list[nn.Module] = []
-        if self._skips_third and self.third == "cross":
+        if self.skips_third and self.third == "cross":
             unread += [self.third_attn_norm0, self.third_attn_norm1]
             unread += [self.third_attn] if self.third_attn is not self.first_attn else []
-        if self._skips_second and self.second:
+        if self.skips_second and self.second:
             unread += [self.second_attn_norm0]
             unread += [self.second_attn] if self.second_attn is not self.first_attn else []
         for module in unread:

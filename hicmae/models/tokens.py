@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hicmae.models.blocks import is_plain
+
 __all__ = ["Parts", "PatchEmbed", "gather", "grid_of", "sinusoid", "split"]
 
 
@@ -52,7 +54,7 @@ class PatchEmbed(nn.Module):
         self.shape, self.patch, self.channels = tuple(shape), tuple(patch), channels
         self.grid = grid_of(shape, patch)
         conv: type[Any] = nn.Conv3d if len(self.shape) == 3 else nn.Conv2d
-        self.proj: nn.Module = conv(channels, dim, kernel_size=self.patch, stride=self.patch)
+        self.proj = conv(channels, dim, kernel_size=self.patch, stride=self.patch)
 
     def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
         """(B, channels, *shape), index (B, V) -> (B, V, D)."""
@@ -62,7 +64,7 @@ class PatchEmbed(nn.Module):
         else:
             batch = torch.arange(x.shape[0], device=x.device)[:, None]  # (B, 1)
             patches = patches[tuple([batch, *self._unravel(index)])]  # (B, V, C, *patch)
-        if type(self.proj) is nn.Conv2d or type(self.proj) is nn.Conv3d:
+        if is_plain(self.proj, nn.Conv2d, nn.Conv3d):
             return F.linear(patches.flatten(2), self.proj.weight.flatten(1), self.proj.bias)  # (B, V, D)
         return self.proj(patches.flatten(0, 1)).flatten(1).unflatten(0, patches.shape[:2])
 

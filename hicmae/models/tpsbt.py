@@ -7,13 +7,13 @@ work and a last, reversed block writes it back to all tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hicmae.models.blocks import Block, CrossSelfBlock, LayerNorm, Mlp, rates
+from hicmae.models.blocks import Block, CrossSelfBlock, LayerNorm, Mlp, is_plain, rates
 from hicmae.models.encoder import Encoded, Encoder
 
 __all__ = ["TPSBT", "SpatialBottleneck"]
@@ -137,13 +137,17 @@ class TPSBT(Encoder):
 
     def _halve(self, x: Tensor, step: int) -> Tensor:
         """Two time steps to one; (B, T, S, D) -> (B, T/2, S, D)."""
-        batch, _, places, _ = x.shape
-        x = x.permute(0, 2, 3, 1).flatten(0, 1)  # (B*S, D, T)
-        if self.downsample == "conv":
-            x = self.temporal_downsamples[step](x)  # (B*S, D, T/2)
-        else:
-            x = (F.avg_pool1d if self.downsample == "avg" else F.max_pool1d)(x, 2)
-        return x.unflatten(0, (batch, places)).permute(0, 3, 1, 2)
+        pairs = x.unflatten(1, (-1, 2))  # (B, T/2, 2, S, D)
+        if self.downsample == "avg":
+            return pairs.mean(dim=2)
+        if self.downsample == "max":
+            return pairs.amax(dim=2)
+        conv: Any = self.temporal_downsamples[step]
+        if is_plain(conv, nn.Conv1d):  # a linear map of each pair
+            weight = conv.weight.transpose(1, 2).flatten(1)  # (D, 2D)
+            return F.linear(pairs.transpose(2, 3).flatten(3), weight, conv.bias)
+        series = x.permute(0, 2, 3, 1)  # (B, S, D, T)
+        return conv(series.flatten(0, 1)).unflatten(0, series.shape[:2]).permute(0, 3, 1, 2)
 
     def check_mask(self, mask: Tensor) -> None:
         """Raise ValueError unless `mask` (B, N) hides the same places of every frame."""

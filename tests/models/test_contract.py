@@ -165,4 +165,31 @@ def test_state_dict_keys_and_shapes_are_frozen(name: str, stage: str) -> None:
     assert hashlib.sha256(listing.encode()).hexdigest()[:16] == KEYS[name, stage]
 
 
-KEYS: dict[tuple[str, str], str] = {}
+KEYS = {
+    ("videomae_base", "finetune"): "c1267b0ff430e284",
+    ("videomae_base", "pretrain"): "cfa62652cf2d82ff",
+    ("mae_dfer_base", "finetune"): "735e3d46859cf19f",
+    ("mae_dfer_base", "pretrain"): "b848d46de5bd707a",
+    ("svfap_small", "finetune"): "c85613b13cbec881",
+    ("svfap_small", "pretrain"): "46bbc811101f2d68",
+    ("svfap_base", "finetune"): "632ed0a66458a036",
+    ("svfap_base", "pretrain"): "0c7156eda87429c2",
+    ("hicmae_tiny", "finetune"): "e504faf67f877017",
+    ("hicmae_tiny", "pretrain"): "86f86136b14f6dc0",
+    ("hicmae_small", "finetune"): "e3c75582860317e4",
+    ("hicmae_small", "pretrain"): "2fa5cbd781725a8c",
+    ("hicmae_base", "finetune"): "2601423d75c701f5",
+    ("hicmae_base", "pretrain"): "8270176b13c9f5ca",
+    ("hicmae_tiny_video", "finetune"): "13609b1c99552eb5",
+    ("hicmae_tiny_video", "pretrain"): "301be4b1da12bf97",
+    ("hicmae_small_video", "finetune"): "8dbb075454bd2116",
+    ("hicmae_small_video", "pretrain"): "89d778d7b9d8061f",
+    ("hicmae_base_video", "finetune"): "1322e3ce145a1347",
+    ("hicmae_base_video", "pretrain"): "83e0eb6eeec526cb",
+    ("hicmae_tiny_audio", "finetune"): "c06257631b672570",
+    ("hicmae_tiny_audio", "pretrain"): "419a8ac8677eeb7a",
+    ("hicmae_small_audio", "finetune"): "7dda07bcf9cc1932",
+    ("hicmae_small_audio", "pretrain"): "a68697b8c7bc7ce7",
+    ("hicmae_base_audio", "finetune"): "5777676d47701cff",
+    ("hicmae_base_audio", "pretrain"): "9987b717a1be4091",
+}

@@ -71,3 +71,11 @@ def test_down_sampling_learns_at_the_rate_of_its_depth() -> None:
     assert encoder.layer_of("temporal_downsamples.0.weight") == encoder.layer_of("blocks.12.norm1.weight") == 13
     assert encoder.layer_of("spatial_downsamples.1.norm.bias") == encoder.layer_of("blocks.18.norm1.weight") == 19
     assert encoder.layer_of("temporal_downsamples.0.weight", published=True) is None
+
+
+def test_halving_time_by_a_linear_map_equals_the_convolution() -> None:
+    encoder = small.build("svfap_base").encoder
+    x = torch.randn(2, 4, 16, 32)
+    direct = encoder._halve(x, 0)
+    with encoder.temporal_downsamples[0].register_forward_pre_hook(lambda *_: None):
+        torch.testing.assert_close(encoder._halve(x, 0), direct)
