@@ -25,8 +25,9 @@ REQUIRES = [
     "huggingface_hub>=0.30",
     "jsonargparse[signatures]>=4.49,<5",
     "pyyaml>=6",
-    "matplotlib>=3.8",
     "tqdm>=4.66",
+    "pillow>=9",
+    "matplotlib>=3.8",
 ]
 EXTRAS = {
     "deepspeed": ["deepspeed>=0.19,<0.20"],

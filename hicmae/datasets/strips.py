@@ -181,10 +181,3 @@ def _describe_sound(wave: np.ndarray | None, offset: float) -> dict[str, Any] | 
         return None
     silent = bool(np.abs(wave).max() < SILENT)
     return {"seconds": len(wave) / SOUND_RATE, "offset": offset, "silent": silent}
-
-
-def _crop_recipe(item: Item, config: ShardConfig, width: int, height: int) -> dict[str, Any]:
-    return crop_recipe(item.path, config, width, height)
-
-
-_thinned = thinned

@@ -19,9 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from hicmae.configs.errors import UserError
-from hicmae.datasets.listing import Item
 from hicmae.datasets.media import MediaError, open_video, read_frames
-from hicmae.datasets.strips import ShardConfig, _crop_recipe, _thinned
+from hicmae.datasets.strips import ShardConfig, crop_recipe, thinned
 from hicmae.datasets.transforms import resize
 from hicmae.models.base import Model
 
@@ -108,10 +107,10 @@ def windows(
     hop = max(1, how.frames // 2) if hop is None else hop
     info = open_video(path)
     config = ShardConfig(size=how.stored, max_fps=how.max_fps, box=how.box)
-    left, top, side = _crop_recipe(Item(source=str(path), path=Path(path)), config, info.width, info.height)["box"][:3]
+    left, top, side = crop_recipe(path, config, info.width, info.height)["box"][:3]
     frames = read_frames(path, start=start, threads=0)
     if how.max_fps is not None:
-        frames = _thinned(frames, info.fps, how.max_fps)
+        frames = thinned(frames, info.fps, how.max_fps)
     recent: deque[tuple[float, Tensor]] = deque(maxlen=how.frames)
     taken = 0
     last, step = -math.inf, 1 / how.rate(info.fps)
