@@ -69,7 +69,7 @@ def read_clips(listed: Path) -> list[Clip]:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     made = make_corpus(
-        tmp_path_factory.mktemp("faces"), train_identities=30, test_identities=20, size=SIZE, progress=False
+        tmp_path_factory.mktemp("faces"), train_identities=25, test_identities=15, size=SIZE, progress=False
     )
     return read_clips(made.train_csv) + read_clips(made.test_csv)
 
@@ -233,6 +233,8 @@ def test_sound_statistics_are_at_chance_on_pairs_that_sound_alike_and_on_rising_
 
 def cues(clip: Clip) -> list[float]:
     """Whatever a file gives away without being watched: duration, size, brightness, loudness."""
+    info = open_video(clip.path)
+    assert (info.codec, info.width, info.height) == ("h264", SIZE, SIZE)
     spectrum = np.abs(np.fft.rfft(clip.sound)) ** 2
     centroid = (spectrum * np.arange(len(spectrum))).sum() / spectrum.sum() / len(spectrum)
     grey = clip.frames.mean(-1)
@@ -240,7 +242,7 @@ def cues(clip: Clip) -> list[float]:
         len(clip.frames),
         len(clip.sound),
         clip.path.stat().st_size,
-        open_video(clip.path).fps,
+        info.fps,
         grey.mean(),
         grey.std(),
         *clip.frames.mean((0, 1, 2)),
@@ -250,16 +252,20 @@ def cues(clip: Clip) -> list[float]:
     ]
 
 
+@pytest.fixture(scope="module")
+def all_cues(clips: list[Clip]) -> np.ndarray:
+    return np.array([cues(clip) for clip in clips])
+
+
 @pytest.mark.parametrize(
     "model",
-    [lambda: LogisticRegression(max_iter=300), lambda: RandomForestClassifier(50, random_state=0)],
+    [lambda: LogisticRegression(max_iter=300), lambda: RandomForestClassifier(30, random_state=0)],
     ids=["linear", "forest"],
 )
 def test_duration_size_codec_brightness_and_loudness_are_at_chance_on_all_classes(
-    clips: list[Clip], model: Callable
+    clips: list[Clip], all_cues: np.ndarray, model: Callable
 ) -> None:
-    assert {open_video(clip.path).codec for clip in clips} == {"h264"}
-    features, labels = np.array([cues(clip) for clip in clips]), np.array([clip.label for clip in clips])
+    features, labels = all_cues, np.array([clip.label for clip in clips])
     groups = np.array([clip.group for clip in clips])
     bound = chance_bound(1 / 6, len(clips))
     assert held_out_accuracy(model(), features, labels, groups) < bound
@@ -350,7 +356,7 @@ def test_ceilings_follow_from_what_a_task_shows(task: Task, video: float, audio:
         ({"unlabeled": -1}, "unlabeled must not be negative"),
         ({"size": 63}, "even number"),
         ({"seconds": (2.0, 1.5)}, "shortest"),
-        ({"fps": 5}, "at least 8"),
+        ({"fps": 5}, "at least 10"),
         ({"task": {}}, "at least two classes"),
         ({"task": {"a": [(0, 3)], "b": [(0, 0)]}}, "0, 1 or 2"),
         ({"task": {"a": [(0, 1)], "b": [(0, 1)]}}, "both 'a' and 'b'"),

@@ -20,7 +20,7 @@ from hicmae.datasets.synthetic.shapes import (
 __all__ = ["REGIONS", "render_face"]
 
 EYE_LINE, BROW_LINE, MOUTH_LINE = -0.03, -0.44, 0.56
-BROW_TRAVEL, CORNER_TRAVEL = 0.105, 0.27
+BROW_TRAVEL, CORNER_TRAVEL = 0.105, 0.21
 LID_OPENING = (0.015, 0.22)
 """Heights and ranges in face units: the chin is at 1, the three expression parameters move by these."""
 
@@ -28,7 +28,7 @@ MIDDLE = 0.1
 """Height of the face's origin in the picture; it puts brows, eyes and mouth into different rows of 16-pixel patches in
 pictures of 64 and 96 pixels."""
 
-REGIONS = {"brow": (-0.62, -0.62, 0.62, -0.28), "lid": (-0.6, -0.24, 0.6, 0.14), "corner": (-0.5, 0.36, 0.5, 0.8)}
+REGIONS = {"brow": (-0.62, -0.62, 0.62, -0.28), "lid": (-0.6, -0.24, 0.6, 0.14), "corner": (-0.6, 0.25, 0.6, 0.9)}
 """Where each expression parameter is seen: left, top, right, bottom in face units."""
 
 
@@ -140,7 +140,7 @@ def _draw_folds(canvas: Canvas, identity: Identity, e: Expression) -> None:
         at, height = side * 0.4, 0.36 - 0.1 * smile
         w = canvas.window(at - 0.3, 0.0, at + 0.3, 0.65, depth=0.3)
         apple = np.exp(-(((w.u - at) / 0.19) ** 2) - ((w.v - height) / 0.14) ** 2)
-        canvas.paint(w, 0.5 * smile * apple, identity.lips)
+        canvas.paint(w, 0.6 * smile * apple, _tone(identity.lips, 0.75))
         fold = stroke(w.u - at, w.v, height + 0.13 - 0.9 * (side * (w.u - at) + 0.1) ** 2, 0.13, 0.012)
         canvas.paint(w, 0.5 * smile * canvas.cover(fold, 1.5), _tone(identity.skin, 0.5))
 
@@ -208,19 +208,19 @@ def _draw_mouth(canvas: Canvas, identity: Identity, e: Expression) -> None:
     w = canvas.window(-reach, MOUTH_LINE - 0.32, reach, MOUTH_LINE + 0.42, depth=0.4)
     x = w.u / half
     arch = 1 - x * x
-    middle = MOUTH_LINE - CORNER_TRAVEL * column(e.corner) * (x * x - 0.35)
-    gape = column(0.22 * e.mouth) * arch
+    middle = MOUTH_LINE - CORNER_TRAVEL * column(e.corner) * (x * x + 0.3)
+    gape = column(0.19 * e.mouth) * arch
     bow = full * (1 - 0.25 * np.exp(-((x / 0.16) ** 2)))
     upper, lower = middle - 0.2 * gape, middle + 0.8 * gape
     canvas.paint(w, canvas.cover(_lens(w.u, w.v, upper - bow * arch, lower + 1.25 * full * arch, half)), identity.lips)
     inside = canvas.cover(_lens(w.u, w.v, upper, lower, half))
     canvas.paint(w, inside, (0.2, 0.06, 0.07))
-    canvas.paint(w, inside * canvas.cover(ellipse(w.u, w.v - MOUTH_LINE - 0.19, 0.17, 0.09)), (0.72, 0.33, 0.34))
+    canvas.paint(w, inside * canvas.cover(ellipse(w.u, w.v - middle - 0.19, 0.17, 0.09)), (0.72, 0.33, 0.34))
     canvas.paint(w, inside * canvas.cover(w.v - upper - 0.06 * arch), (0.94, 0.93, 0.9))
     line = canvas.cover(stroke(w.u, w.v, upper, half * 1.04, 0.02))
     canvas.paint(w, 0.8 * line, _tone(identity.lips, 0.35))
     for side in (-1, 1):
-        corner = MOUTH_LINE - CORNER_TRAVEL * 0.65 * column(e.corner)
+        corner = MOUTH_LINE - CORNER_TRAVEL * 1.3 * column(e.corner)
         canvas.paint(w, 0.6 * canvas.cover(ellipse(w.u - side * half, w.v - corner, 0.04, 0.035), 1.5),
                      _tone(identity.skin, 0.5))  # fmt: skip
 

@@ -37,7 +37,8 @@ class Take:
     fps: float
     phases: tuple[float, float, float]
     rate: float
-    """Oscillations per second of the part that moves."""
+    """Oscillations per second of the part that moves: about a third of one per frame at 12.5 frames per second, so that
+    two neighbouring frames, and two that are two frames apart, differ as much as possible."""
     sway: dict[str, tuple[float, float]]
     """Frequency (Hz) and phase of each degree of freedom of the head."""
     blinks: tuple[float, ...]
@@ -57,7 +58,7 @@ class Take:
             frames=frames,
             fps=fps,
             phases=(one, two, three),
-            rate=rng.uniform(2.0, 3.0),
+            rate=rng.uniform(3.2, 4.4),
             sway={name: (rng.uniform(0.15, 0.6), rng.uniform(0, 2 * np.pi)) for name in _SWAY},
             blinks=tuple(rng.uniform(0, frames / fps, rng.poisson(0.3 * frames / fps)).tolist()),
             flicker=(rng.uniform(0.3, 3.0), rng.uniform(0, 2 * np.pi)),
