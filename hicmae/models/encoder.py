@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Base of the plain, LGI and TPSBT encoders; subclasses add `blocks` and `forward`.
+    """Base of the plain, LGI and TPSBT encoders; subclasses add `blocks`, then `final_norm`, and `forward`.
 
     Args:
         dim: width D.
@@ -43,17 +43,16 @@ class Encoder(nn.Module):
 
     pos: Tensor
     blocks: nn.ModuleList
+    norm: nn.Module
 
     def __init__(
         self,
         dim: int,
         depth: int,
         heads: int,
-        mlp_ratio: float,
         frames: int,
         size: int | Sequence[int],
         patch: Sequence[int],
-        norm: bool,
     ) -> None:
         super().__init__()
         if depth < 1:
@@ -61,7 +60,7 @@ class Encoder(nn.Module):
         height, width = (size, size) if isinstance(size, int) else size
         video = len(patch) == 3
         shape = (frames, height, width) if video else (frames, width)
-        self.dim, self.depth = dim, depth
+        self.dim, self.depth, self.heads = dim, depth, heads
         self.patch_embed = PatchEmbed(shape, patch, 3 if video else 1, dim)
         self.grid = self.patch_embed.grid
         self.slots = self.grid[0]  # time steps that the output tokens resolve
@@ -70,7 +69,10 @@ class Encoder(nn.Module):
             tokens *= n
         # not persistent: it follows from the shape, so weights fit clips of any size
         self.register_buffer("pos", sinusoid(tokens, dim), persistent=False)
-        self.norm: nn.Module = LayerNorm(dim) if norm else nn.Identity()
+
+    def final_norm(self, norm: bool) -> None:
+        """Add the closing LayerNorm, or none; called last, so that parameters lie in the published order."""
+        self.norm = LayerNorm(self.dim) if norm else nn.Identity()
 
     @property
     def patch(self) -> tuple[int, ...]:

@@ -157,7 +157,7 @@ class LGI(Encoder):
         norm: bool = False,
         order: Literal["raster", "region"] = "raster",
     ) -> None:
-        super().__init__(dim, depth, heads, mlp_ratio, frames, size, patch, norm)
+        super().__init__(dim, depth, heads, frames, size, patch)
         _one_of("pool", pool, ("region", "local", "all"))
         _one_of("first", first, ("self", "cross"))
         _one_of("third", third, ("cross", "self", None))
@@ -184,6 +184,7 @@ class LGI(Encoder):
             )
             for i, rate in enumerate(rates(drop_path, depth))
         )
+        self.final_norm(norm)
         region_of = self._to_regions(torch.arange(self.pos.shape[0])[None, :, None])  # (R, S, 1) token numbers
         number = torch.arange(self.regions)[:, None].expand_as(region_of[..., 0])
         self.register_buffer("region_of", number.flatten()[region_of.flatten().argsort()], persistent=False)

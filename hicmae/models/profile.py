@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -97,14 +97,24 @@ def profile(
     )
 
 
-def table(profiles: Iterable[Profile], modules: bool = False) -> str:
-    """Several profiles as aligned text, one per line; with `modules` each followed by its parts."""
-    rows: list[tuple[str, ...]] = [("model", "form", "parameters", "MACs", "executed", "FLOPs", "executed")]
+def table(profiles: Iterable[Profile], modules: bool = False, published: Mapping[str, str] | None = None) -> str:
+    """Several profiles as aligned text, one per line.
+
+    Args:
+        profiles: what to list.
+        modules: follow each by its parts.
+        published: by model name, what its paper states, as a last column.
+    """
+    header = ("model", "form", "parameters", "MACs", "executed", "FLOPs", "executed")
+    rows: list[tuple[str, ...]] = [header if published is None else (*header, "published")]
     for p in profiles:
         counts = (p.macs, p.executed_macs, p.flops, p.executed_flops)
         rows.append((p.name, p.stage, f"{p.params:,}", *(f"{count / 1e9:.2f} G" for count in counts)))
+        if published is not None:
+            rows[-1] += (published.get(p.name, "-"),)
         if modules:
-            rows += [(f"  {m.name}", "", f"{m.params:,}", "", f"{m.macs / 1e9:.2f} G", "", "") for m in p.modules]
+            rows += [(f"  {m.name}", "", f"{m.params:,}", "", f"{m.macs / 1e9:.2f} G") for m in p.modules]
+    rows = [row + ("",) * (len(rows[0]) - len(row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -119,10 +119,8 @@ def _tower(modality: str, args: Mapping[str, Any]) -> Any:
 
 
 def _fusion(args: Mapping[str, Any], video: Any, audio: Any) -> Fusion:
-    heads = args["heads"] if not hasattr(video, "heads") else video.heads
-    audio_heads = audio.heads if hasattr(audio, "heads") else args["audio_heads"] or args["heads"]
     return Fusion(
-        *(video.dim, audio.dim, args["fusion_depth"], heads, audio_heads),
+        *(video.dim, audio.dim, args["fusion_depth"], video.heads, audio.heads),
         mlp_ratio=args["mlp_ratio"],
         drop_path=args["drop_path"],
     )

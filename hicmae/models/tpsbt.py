@@ -79,7 +79,7 @@ class TPSBT(Encoder):
         stages = _stages(depth, stages)
         later = len(stages) - 1
         counts = [stages[0], *(n if bottleneck else round(n * 4 / 3) for n in stages[1:])]
-        super().__init__(dim, sum(counts), heads, mlp_ratio, frames, size, patch, norm)
+        super().__init__(dim, sum(counts), heads, frames, size, patch)
         self.halvings = later if temporal_pyramid else 0
         if self.grid[0] % 2**self.halvings:
             raise ValueError(
@@ -102,6 +102,7 @@ class TPSBT(Encoder):
         convs = self.halvings if downsample == "conv" else 0
         self.temporal_downsamples = nn.ModuleList(nn.Conv1d(dim, dim, 2, stride=2) for _ in range(convs))
         self.spatial_downsamples = nn.ModuleList(SpatialBottleneck(dim, k) for k in tokens if bottleneck)
+        self.final_norm(norm)
 
     def forward(self, x: Tensor, visible: Tensor | None = None, levels: Sequence[int] = ()) -> Encoded:
         """(B, 3, T, H, W), visible (B, V) or None -> see the class."""

@@ -28,8 +28,9 @@ class ViT(Encoder):
         drop_path: float = 0.0,
         norm: bool = False,
     ) -> None:
-        super().__init__(dim, depth, heads, mlp_ratio, frames, size, patch, norm)
+        super().__init__(dim, depth, heads, frames, size, patch)
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, rate) for rate in rates(drop_path, depth))
+        self.final_norm(norm)
 
     def forward(self, x: Tensor, visible: Tensor | None = None, levels: Sequence[int] = ()) -> Encoded:
         """(B, C, *shape), visible (B, V) -> tokens and levels (B, V, D) in the order of `visible`."""

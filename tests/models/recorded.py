@@ -22,7 +22,7 @@ def load_filled(model: nn.Module, fixture: Mapping[str, Any]) -> None:
     """Put the fixture's weights in, through the published layout, every tensor of it."""
     aliases = dict(model.named_parameters(remove_duplicate=False))
     state = from_published(fixtures_io.weights(fixture["params"]))
-    assert set(dict(model.named_parameters())) == set(state)
+    assert [name for name, _ in model.named_parameters()] == list(state)
     with torch.no_grad():
         for name, value in state.items():
             aliases[name].copy_(value)
