@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hicmae import configs, datasets, finetune, inference, models, pretrain, runtime
     from hicmae.inference.predict import predict_clip as predict
     from hicmae.models import create_model, list_models, load_checkpoint
-    from hicmae.models.profile import profile_model as profile
+    from hicmae.models.profile import profile
 
 __version__ = "0.1.0.dev0"
 
@@ -19,7 +19,7 @@ _HOME = {
     "list_models": ("hicmae.models", "list_models"),
     "load_checkpoint": ("hicmae.models", "load_checkpoint"),
     "predict": ("hicmae.inference.predict", "predict_clip"),
-    "profile": ("hicmae.models.profile", "profile_model"),
+    "profile": ("hicmae.models.profile", "profile"),
 }
 _PACKAGES = ("configs", "datasets", "finetune", "inference", "models", "pretrain", "runtime")
 

@@ -86,7 +86,7 @@ def _shard(arguments: argparse.Namespace, options: list[str]) -> int:
 
     config = configs.load(ShardConfig, {}, options)
     index = write_shards(arguments.videos, arguments.out, config=config)
-    _write(str(index))
+    _write(index.describe())
     return 0
 
 
@@ -159,12 +159,13 @@ def _reconstruct(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _profile(arguments: argparse.Namespace, options: list[str]) -> int:
-    from hicmae import models
+    from hicmae.models import list_models
+    from hicmae.models.profile import profile
 
     if arguments.list or not arguments.name:
-        _write("\n".join(models.list_models("*")))
+        _write("\n".join(list_models()))
         return 0
-    _write(str(models.profile_model(arguments.name, stage=arguments.stage, **_model_arguments(options))))
+    _write(str(profile(arguments.name, stage=arguments.stage, **_model_arguments(options))))
     return 0
 
 
