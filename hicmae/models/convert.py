@@ -115,9 +115,10 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def convert_file(
     source: str | Path, target: str | Path, name: str, meta: Mapping[str, Any] | None = None
 ) -> LoadReport:
-    """Write a published `.pth` file of the registered model `name` as safetensors, described so that it can be rebuilt.
+    """Write a published `.pth` file of the model `name` as safetensors, described so that it can be rebuilt.
 
-    Stage and arguments are inferred from the tensors (heads are 64 wide in all published encoders); `meta` (labels, preprocessing, licence, ...) is stored beside.
+    Stage and arguments are inferred from the tensors (heads are 64 wide in all published encoders); `meta` (labels,
+    preprocessing, licence, ...) is stored beside.
     Every tensor of the file must find its place, and every parameter its tensor.
 
     Raises:

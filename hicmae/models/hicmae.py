@@ -90,10 +90,12 @@ class HiCMAEPretraining(MaskedAutoencoder):
         audio_decode: Tensor | None = None,
         video_hidden: int | None = None,
         audio_hidden: int | None = None,
+        video_asked: int | None = None,
+        audio_asked: int | None = None,
     ) -> Reconstruction:
         """Predict the hidden patches of both modalities; see `MaskedAutoencoder.forward` for the optional arguments."""
-        seen = self.parts("video", video_mask, video_decode, video_hidden)
-        heard = self.parts("audio", audio_mask, audio_decode, audio_hidden)
+        seen = self.parts("video", video_mask, video_decode, video_hidden, video_asked)
+        heard = self.parts("audio", audio_mask, audio_decode, audio_hidden, audio_asked)
         v = self.encoder(video, seen.visible, self.taps["video"])  # tokens and levels (B, V, D)
         a = self.encoder_audio(audio, heard.visible, self.taps["audio"])  # tokens and levels (B, A, D)
         fused_v, fused_a = self.encoder_fusion(v.tokens, a.tokens)  # (B, V, D), (B, A, D)

@@ -100,7 +100,12 @@ class MaskedAutoencoder(Model):
                 encoder.order = "region" if order == "published" else "raster"
 
     def forward(
-        self, x: Tensor, mask: Tensor, decode: Tensor | None = None, hidden: int | None = None
+        self,
+        x: Tensor,
+        mask: Tensor,
+        decode: Tensor | None = None,
+        hidden: int | None = None,
+        asked: int | None = None,
     ) -> Reconstruction:
         """Predict hidden patches of one modality.
 
@@ -110,12 +115,13 @@ class MaskedAutoencoder(Model):
             decode: (B, N), True = hidden and to be predicted (decoder masking); all hidden ones when None.
             hidden: how many tokens each row of `mask` hides, where the caller knows: nothing is read back from
                 the device then, and the mask is not checked.
+            asked: how many tokens each row of `decode` asks for, likewise.
 
         Raises:
             ValueError: a mask that the encoder cannot use.
         """
         (modality,) = self.modalities
-        parts = self.parts(modality, mask, decode, hidden)
+        parts = self.parts(modality, mask, decode, hidden, asked)
         tokens = self.part("encoder", modality)(x, parts.visible).tokens  # (B, V, D)
         predicted = self.reconstruct(modality, tokens, parts)  # (B, M, P)
         return Reconstruction(video=predicted) if modality == "video" else Reconstruction(audio=predicted)
@@ -124,7 +130,14 @@ class MaskedAutoencoder(Model):
         """The module called `name` of a modality."""
         return getattr(self, name + SUFFIX[modality])
 
-    def parts(self, modality: str, mask: Tensor, decode: Tensor | None = None, hidden: int | None = None) -> Parts:
+    def parts(
+        self,
+        modality: str,
+        mask: Tensor,
+        decode: Tensor | None = None,
+        hidden: int | None = None,
+        asked: int | None = None,
+    ) -> Parts:
         """Visible and to-be-predicted token indices, (B, V) and (B, M)."""
         encoder = self.part("encoder", modality)
         if mask.dim() != 2 or mask.shape[1] != len(encoder.pos):
@@ -134,7 +147,7 @@ class MaskedAutoencoder(Model):
         parts = split(mask, hidden)
         if hidden is None:
             encoder.check_mask(mask)
-        return parts if decode is None else Parts(parts.visible, split(decode & mask).hidden)
+        return parts if decode is None else Parts(parts.visible, split(decode & mask, asked).hidden)
 
     def reconstruct(self, modality: str, tokens: Tensor, parts: Parts, levels: Sequence[Tensor] = ()) -> Tensor:
         """Visible tokens (B, V, D), and skip levels of the same shape, to predicted patches (B, M, P)."""

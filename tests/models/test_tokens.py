@@ -92,3 +92,4 @@ def test_decoder_masking_predicts_the_chosen_hidden_tokens_only() -> None:
     every_other = torch.arange(32)[None] % 2 == 0  # visible tokens in it stay visible
     out = p(video, mask, decode=every_other).video
     assert out.shape == (1, 8, 96)
+    assert torch.equal(p(video, mask, every_other, hidden=24, asked=8).video, out)
