@@ -174,3 +174,30 @@ def hicmae(
         v, a = block(v, part(q, f"blocks.{i}."), heads, a), block(a, part(q, f"blocks_audio.{i}."), heads, v)
     fused = [norm(v, part(q, "norm.")).mean(1), norm(a, part(q, "norm_audio.")).mean(1)]
     return norm(torch.cat([*weighted, *fused], 1), part(p, "fc_norm.")) @ p["head.weight"].T + p["head.bias"]
+
+
+def positions(n: int, dim: int) -> Tensor:
+    return embed(
+        torch.zeros(1, 1, n, 1),
+        {"patch_embed.proj.weight": torch.zeros(dim, 1, 1, 1), "patch_embed.proj.bias": torch.zeros(dim)},
+        (1, 1),
+    )[0]
+
+
+def decode(tokens: Tensor, mask: Tensor, p: State, end: str, heads: int, skips: list[Tensor] | None = None) -> Tensor:
+    """Predictions for the hidden tokens of each sample, from visible tokens in raster order (`end`: name suffix)."""
+    q = part(p, f"decoder{end}.")
+    width = q["norm.weight"].numel()
+    pos = positions(mask.shape[1], width).to(tokens.dtype)
+    down = p[f"encoder_to_decoder{end}.weight"]
+    out = []
+    for i, hidden in enumerate(mask):
+        seen, unseen = pos[~hidden], pos[hidden]
+        x = torch.cat([tokens[i] @ down.T + seen, p[f"mask_token{end}"][0] + unseen])[None]
+        depth = len({key.split(".")[1] for key in q if key.startswith("blocks.")})
+        for k in range(depth):
+            memory = None if skips is None or k == 0 else (skips[-k][i] @ down.T + seen)[None]
+            x = block(x, part(q, f"blocks.{k}."), heads, memory)
+        x = norm(x[0, len(seen) :], part(q, "norm."))
+        out.append(x @ q["head.weight"].T + q["head.bias"])
+    return torch.stack(out)

@@ -76,3 +76,48 @@ def test_hicmae_at_every_size(name: str, audio_depth: int | None) -> None:
     m, state, (video, audio) = shaken(name, audio_depth=audio_depth)
     logits = reference.hicmae(video, audio, state, (4, audio_depth or 4), HEADS, [PATCH, (8, 8)])
     assert_same(m(video, audio), logits)
+
+
+@pytest.mark.parametrize(
+    "name", ["videomae_base", "mae_dfer_base", "svfap_base", "hicmae_tiny_video", "hicmae_base_audio"]
+)
+@torch.no_grad()
+def test_one_autoencoder_decodes_every_visible_token_at_its_own_place(name: str) -> None:
+    p, state, (x,) = shaken(name, "pretrain")
+    (mask,) = small.masks(name)
+    (modality,) = small.modalities(name)
+    end = "_audio" if modality == "audio" else ""
+    tokens = p.part("encoder", modality)(x, p.parts(modality, mask).visible).tokens
+    out = p(x, mask)
+    assert_same(getattr(out, modality), reference.decode(tokens, mask, state, end, 2))
+
+
+@pytest.mark.parametrize("name", ["hicmae_tiny", "hicmae_small", "hicmae_base"])
+@torch.no_grad()
+def test_hicmae_pretraining_with_skips_from_before_fusion(name: str) -> None:
+    p, state, (video, audio) = shaken(name, "pretrain")
+    masks = small.masks(name)
+    out = p(video, audio, *masks)
+    last, levels = [], []
+    for x, mask, tower, patch in zip(
+        (video, audio), masks, ("encoder.", "encoder_audio."), (PATCH, (8, 8)), strict=True
+    ):
+        q = reference.part(state, tower)
+        y = torch.stack([tokens[~m] for tokens, m in zip(reference.embed(x, q, patch), mask, strict=True)])
+        found = []
+        for i in range(4):
+            y = reference.block(y, reference.part(q, f"blocks.{i}."), HEADS)
+            found.append(reference.norm(y, reference.part(q, "norm.")))
+        last.append(found[-1])
+        levels.append(found[1:])  # three levels of four blocks
+    q = reference.part(state, "encoder_fusion.")
+    v, a = last
+    for i in range(2):
+        blocks = [reference.part(q, f"{kind}.{i}.") for kind in ("blocks", "blocks_audio")]
+        v, a = reference.block(v, blocks[0], HEADS, a), reference.block(a, blocks[1], HEADS, v)
+    v, a = reference.norm(v, reference.part(q, "norm.")), reference.norm(a, reference.part(q, "norm_audio."))
+    assert_same(out.video, reference.decode(v, masks[0], state, "", 2, levels[0]))
+    assert_same(out.audio, reference.decode(a, masks[1], state, "_audio", 2, levels[1]))
+    for (seen, heard), x, y in zip(out.levels, *levels, strict=True):
+        assert_same(seen, x.mean(1))
+        assert_same(heard, y.mean(1))
