@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -55,6 +55,23 @@ class SoundConfig:
         for name in ("length", "bins", "std"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"sound.{name} must be positive, not {getattr(self, name)}")
+
+    def sized(self, *, length: int | None = None, bins: int | None = None) -> SoundConfig:
+        """The same, as large as a model takes it; None where that is not known.
+
+        Raises:
+            ValueError: `length` or `bins` was set here to something else.
+        """
+        for name, value in (("length", length), ("bins", bins)):
+            own = getattr(self, name)
+            if value is not None and own not in (value, getattr(SoundConfig, name)):
+                raise ValueError(f"sound.{name} is {own}, and the model takes {value}: state it in one place only")
+        return replace(self, length=length or self.length, bins=bins or self.bins)
+
+    def shaped(self, grid: Sequence[int], patch: Sequence[int]) -> SoundConfig:
+        """`sized` for a model of so many patches of such a size, along (time, frequency)."""
+        length, bins = (count * size for count, size in zip(grid, patch, strict=True))
+        return self.sized(length=length, bins=bins)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,16 @@ class Index:
             extra={n: np.concatenate([i.extra.get(n, b) for i, b in zip(indexes, blank, strict=True)]) for n in names},
             **columns,
         )
+
+    @property
+    def audible(self) -> np.ndarray:
+        """(N,) bool, whether there is a sound track on which something is to be heard."""
+        return self.sound & ~self.silent
+
+    def select(self, mask: np.ndarray) -> Index:
+        """The samples where `mask` (N,) bool is True, numbered anew from 0; shards stay as they are."""
+        columns = {name: getattr(self, name)[mask] for name in _COLUMNS}
+        return replace(self, extra={name: column[mask] for name, column in self.extra.items()}, **columns)
 
     def reasons(self) -> dict[str, int]:
         """How many videos were skipped for each kind of reason, the commonest first."""

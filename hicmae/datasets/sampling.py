@@ -25,6 +25,7 @@ from hicmae.datasets.fbank import (
     span_by_relative_time,
     span_by_time,
 )
+from hicmae.datasets.samples import SampleError
 from hicmae.datasets.transforms import AugmentConfig, augment_clip, multi_scale_crop, normalise, resize
 
 __all__ = [
@@ -153,15 +154,23 @@ def pretrain_view(
     size: int = 160,
     sound: SoundConfig | None = None,
     sound_augment: SoundAugmentConfig | None = None,
+    *,
+    need_sound: bool = False,
+    see: bool = True,
 ) -> View:
     """View for pretraining: one clip at a drawn start, cropped at one of several scales.
 
     It gives `video` (3, T, size, size) uint8; with `sound` also `audio` (1, F, K), the sound of that very time,
     `has_audio` bool () and `source` int64 (), a number for the source video.
+
+    Args:
+        need_sound: a clip without sound is an error (`SampleError`, so that a stream skips it) instead of zeros, and
+            `has_audio` is left out.
+        see: without it no frame is decoded and there is no `video`.
     """
     _check(1, frames, stride)
-    ear = _Ear(sound, sound_augment or SoundAugmentConfig())
-    return partial(_pretrain, clip=frames, stride=stride, size=size, ear=ear)
+    ear = _Ear(sound, sound_augment or SoundAugmentConfig(), need_sound)
+    return partial(_pretrain, clip=frames, stride=stride, size=size, ear=ear, see=see)
 
 
 def train_view(
@@ -171,19 +180,29 @@ def train_view(
     augment: AugmentConfig | None = None,
     sound: SoundConfig | None = None,
     sound_augment: SoundAugmentConfig | None = None,
+    *,
+    need_sound: bool = False,
+    see: bool = True,
 ) -> View:
     """View for supervised training: one clip of a drawn span, augmented (published settings by default).
 
     It gives `video` (3, T, size, size) float32, normalised, and `label`, int64 (); with `sound` also `audio` (1, F, K)
-    and `has_audio` bool ().
+    and `has_audio` bool (). `need_sound` and `see` as for `pretrain_view`.
     """
     _check(1, frames, stride)
-    ear = _Ear(sound, sound_augment or SoundAugmentConfig())
-    return partial(_train, clip=frames, stride=stride, size=size, augment=augment or AugmentConfig(), ear=ear)
+    ear = _Ear(sound, sound_augment or SoundAugmentConfig(), need_sound)
+    return partial(_train, clip=frames, stride=stride, size=size, augment=augment or AugmentConfig(), ear=ear, see=see)
 
 
 def eval_views(
-    frames: int = 16, stride: int = 4, size: int = 160, segments: int = 2, sound: SoundConfig | None = None
+    frames: int = 16,
+    stride: int = 4,
+    size: int = 160,
+    segments: int = 2,
+    sound: SoundConfig | None = None,
+    *,
+    need_sound: bool = False,
+    see: bool = True,
 ) -> tuple[View, ...]:
     """Views for evaluation, one per segment: whole frames of fixed clips; a single one takes the middle clip.
 
@@ -191,7 +210,8 @@ def eval_views(
     spatial crops of a squared frame are identical) at half its cost; one is for validation.
     """
     _check(1, frames, stride, segments)
-    one = partial(_evaluate, clip=frames, stride=stride, size=size, segments=segments, ear=_Ear(sound, None))
+    ear = _Ear(sound, None, need_sound)
+    one = partial(_evaluate, clip=frames, stride=stride, size=size, segments=segments, ear=ear, see=see)
     return tuple(partial(one, segment=k) for k in range(segments))
 
 
@@ -201,41 +221,55 @@ class _Ear:
 
     sound: SoundConfig | None
     augment: SoundAugmentConfig | None
+    needed: bool
 
     def __call__(self, sample: Sample, span: Callable[[int], tuple[int, int]], draws: Draws) -> dict[str, Tensor]:
-        """`span` is given the samples there are; a clip without (enough) sound gives zeros and says so."""
+        """`span` is given the samples there are; a clip without (enough) sound gives zeros and says so, or raises."""
         if self.sound is None:
             return {}
         if sample.audio is None or len(sample.audio) < WINDOW:
+            if self.needed:
+                raise SampleError("it has no sound, or less than 25 ms of it")
             silence = torch.zeros(1, self.sound.length, self.sound.bins)
             return {"audio": silence, "has_audio": torch.tensor(False)}
         picture = clip_sound(sample.audio, span(len(sample.audio)), self.sound, self.augment, draws)
-        return {"audio": picture, "has_audio": torch.tensor(True)}
+        # said only where it could be otherwise: asking a batch on a GPU would make the host wait
+        return {"audio": picture} if self.needed else {"audio": picture, "has_audio": torch.tensor(True)}
 
 
 def _pretrain(
-    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, ear: _Ear
+    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, ear: _Ear, see: bool
 ) -> dict[str, Any]:
     count, draws = len(sample.frames), Draws(generator)
     (start,) = pretrain_starts(count, clip=clip, stride=stride, draw=draws.integer)
     indices = pretrain_indices(start, count, clip=clip, stride=stride)
-    video = multi_scale_crop(sample.frames.take(indices), size, draws).transpose(0, 1).contiguous()
+    seen = {}
+    if see:
+        seen["video"] = multi_scale_crop(sample.frames.take(indices), size, draws).transpose(0, 1).contiguous()
     heard = ear(sample, lambda _: span_by_time(sample.frames.times, start, indices[-1], stride), draws)
     if heard:
         digest = hashlib.sha256(sample.source.encode()).digest()[:8]
         heard["source"] = torch.tensor(int.from_bytes(digest, "little", signed=True))
-    return {"video": video, **heard}
+    return {**seen, **heard}
 
 
 def _train(
-    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, augment: AugmentConfig, ear: _Ear
+    sample: Sample,
+    generator: torch.Generator,
+    *,
+    clip: int,
+    stride: int,
+    size: int,
+    augment: AugmentConfig,
+    ear: _Ear,
+    see: bool,
 ) -> dict[str, Any]:
     count, draws = len(sample.frames), Draws(generator)
     indices = train_indices(count, clip=clip, stride=stride, draw=draws.integer)
-    video = augment_clip(sample.frames.take(indices), size, augment, draws)
+    seen = {"video": augment_clip(sample.frames.take(indices), size, augment, draws)} if see else {}
     end = indices[0] + clip * stride
     heard = ear(sample, lambda samples: span_by_relative_time(indices[0], end, count, samples), draws)
-    return {"video": video, "label": torch.tensor(sample.label), **heard}
+    return {**seen, "label": torch.tensor(sample.label), **heard}
 
 
 def _evaluate(
@@ -248,10 +282,11 @@ def _evaluate(
     segments: int,
     segment: int,
     ear: _Ear,
+    see: bool,
 ) -> dict[str, Any]:
     count = len(sample.frames)
     indices = eval_indices(count, clip=clip, stride=stride, segments=segments)[segment]
-    video = normalise(resize(sample.frames.take(indices), size).transpose(0, 1))
+    seen = {"video": normalise(resize(sample.frames.take(indices), size).transpose(0, 1))} if see else {}
     end = indices[-1] + stride
     heard = ear(sample, lambda samples: span_by_relative_time(indices[0], end, count, samples), Draws(generator))
-    return {"video": video, "label": torch.tensor(sample.label), **heard}
+    return {**seen, "label": torch.tensor(sample.label), **heard}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from hicmae.datasets.fbank import SoundAugmentConfig, SoundConfig
 from hicmae.runtime.loop import LoopConfig
 from hicmae.runtime.optim import OptimConfig
 
@@ -107,6 +108,10 @@ class PretrainConfig:
     """Reproduce the published code's peculiarities, or not."""
     data: PretrainData = PretrainData()
     """Where the clips come from."""
+    sound: SoundConfig = SoundConfig()
+    """What models that hear get to hear; length and bins may be given as args.audio_frames and args.mels instead."""
+    sound_augment: SoundAugmentConfig = SoundAugmentConfig()
+    """Augmentation of sound."""
     mask: MaskConfig = MaskConfig()
     """How much is hidden."""
     target: TargetConfig = TargetConfig()
@@ -128,3 +133,5 @@ class PretrainConfig:
         if self.contrast.negatives is None:  # resolved here, so that the printed and the stored recipe say it
             negatives: Literal["global", "local"] = "local" if self.fidelity == "published" else "global"
             object.__setattr__(self, "contrast", replace(self.contrast, negatives=negatives))
+        size = {"length": self.args.get("audio_frames"), "bins": self.args.get("mels")}
+        object.__setattr__(self, "sound", self.sound.sized(**size))

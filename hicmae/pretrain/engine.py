@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hicmae import configs
+from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import Stream
 from hicmae.datasets.sampling import pretrain_view
-from hicmae.models.factory import create_model
+from hicmae.models.factory import create_model, model_arguments
 from hicmae.pretrain.config import PretrainConfig
 from hicmae.pretrain.objectives import objective_for
 from hicmae.runtime.dist import Place, process_group
-from hicmae.runtime.log import say
+from hicmae.runtime.log import UserError, say
 from hicmae.runtime.loop import fit
 from hicmae.runtime.optim import parameter_groups
 
@@ -38,8 +40,13 @@ def run(config: PretrainConfig, *, show: bool = True) -> Path:
 def build_model(config: PretrainConfig) -> Any:
     """The masked autoencoder a recipe describes, its weights drawn from the recipe's seed."""
     torch.manual_seed(config.seed)
-    defaults: dict[str, Any] = {"frames": config.data.frames, "size": config.data.size}
+    sizes = {
+        **{"frames": config.data.frames, "size": config.data.size},
+        **{"audio_frames": config.sound.length, "mels": config.sound.bins},
+    }
     try:
+        known = model_arguments(config.model, "pretrain")
+        defaults = {name: size for name, size in sizes.items() if name in known}
         return create_model(config.model, stage="pretrain", **{**defaults, **config.args})
     except (TypeError, ValueError) as error:
         raise configs.ConfigError(f"args: {error}") from None
@@ -49,10 +56,17 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
     if not config.data.shards:
         raise configs.ConfigError("data.shards is empty: name the folders that `hicmae shard` wrote, --data.shards DIR")
     model = build_model(config)
-    indexes = [Index.load(folder) for folder in config.data.shards]
-    view = pretrain_view(frames=config.data.frames, stride=config.data.stride, size=config.data.size)
+    hears = model.audio_grid is not None
+    whole = Index.join([Index.load(folder) for folder in config.data.shards])
+    index = _audible(whole, model.name) if hears else whole
+    sound = config.sound.shaped(model.audio_grid, model.audio_patch) if hears else None
+    view = pretrain_view(
+        *(config.data.frames, config.data.stride, config.data.size, sound, config.sound_augment),
+        need_sound=hears,
+        see=model.grid is not None,
+    )
     stream = Stream(
-        indexes,
+        index,
         view,
         batch_size=config.loop.batch_size,
         accumulate=config.loop.accumulate,
@@ -68,15 +82,16 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
     if place.first:
         configs.keep_recipe(config, out)
         if show:
-            samples = sum(len(index) for index in indexes)
+            if len(index) < len(whole):
+                say(f"{len(whole) - len(index):,} of {len(whole):,} clips have no sound or a silent one: left out")
             size = sum(parameter.numel() for parameter in model.parameters())
             say(
-                f"{config.model}: {size:,} parameters; {samples:,} clips, {stream.steps_per_epoch} steps per epoch, "
+                f"{config.model}: {size:,} parameters; {len(index):,} clips, {stream.steps_per_epoch} steps per epoch, "
                 f"{config.loop.epochs} epochs on {place.world} x {place.device.type}; run folder {out}"
             )
     return fit(
         model,
-        objective_for(model, mask=config.mask, target=config.target, seed=config.seed),
+        objective_for(model, mask=config.mask, target=config.target, contrast=config.contrast, seed=config.seed),
         stream,
         groups=parameter_groups(
             model, weight_decay=config.optim.weight_decay, published=config.fidelity == "published"
@@ -89,8 +104,27 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
             "name": model.name,
             "stage": "pretrain",
             "args": model.args,
-            "preprocessing": {**indexes[0].preprocessing, "frames": config.data.frames, "stride": config.data.stride},
+            "preprocessing": _preprocessing(config, index, sound),
             "config": configs.as_dict(config),
         },
         show=show,
     )
+
+
+def _audible(index: Index, model: str) -> Index:
+    """The clips that can be heard: without sound there is nothing to hide and nothing to contrast with."""
+    kept = index.audible
+    if not kept.any():
+        raise UserError(
+            f"{index.folder}: none of its {len(index):,} clips has sound that can be heard, and {model} hears; shard "
+            "videos with sound, or pretrain a model that only sees"
+        )
+    return index if kept.all() else index.select(kept)
+
+
+def _preprocessing(config: PretrainConfig, index: Index, sound: SoundConfig | None) -> dict[str, Any]:
+    """How clips become input, for whoever uses the weights."""
+    stated = {**index.preprocessing, "frames": config.data.frames, "stride": config.data.stride}
+    if sound is not None:
+        stated |= {"sound": dataclasses.asdict(sound), "sound_augment": dataclasses.asdict(config.sound_augment)}
+    return stated
