@@ -34,6 +34,7 @@ class Variant:
     """Where the published code lies."""
     paper: str
     """arXiv number."""
+    licence: str = "MIT (code); none is stated for the weights"
 
 
 _SVFAP: dict[str, Any] = {"system": "tpsbt", "source": "https://github.com/sunlicai/SVFAP", "paper": "2401.00416"}
@@ -45,7 +46,12 @@ _SIZES = {  # width, heads, decoder width (unpublished for the tiny one: half it
 }
 
 _VARIANTS: dict[str, Variant] = {
-    "videomae_base": Variant(system="vit", source="https://github.com/MCG-NJU/VideoMAE", paper="2203.12602"),
+    "videomae_base": Variant(
+        system="vit",
+        source="https://github.com/MCG-NJU/VideoMAE",
+        paper="2203.12602",
+        licence="CC-BY-NC-4.0 (most of the code); none is stated for the weights",
+    ),
     "mae_dfer_base": Variant(system="lgi", source="https://github.com/sunlicai/MAE-DFER", paper="2307.02227"),
     "svfap_small": Variant(args={"dim": 384, "heads": 6, "depth": 14}, pretrain={"decoder_dim": 192}, **_SVFAP),
     "svfap_base": Variant(**_SVFAP),
@@ -150,20 +156,39 @@ def _register(name: str) -> None:
     register_model(build)
 
 
-default_cfgs = {
-    name: {
-        "num_classes": 7,
-        "input_size": (3, 160, 160),
+_LABELS = {  # in the order of the published lists, for a head of that many classes
+    7: ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear"),  # DFEW, and FERV39k as used there
+    6: ("anger", "disgust", "fear", "happy", "neutral", "sad"),  # CREMA-D
+}
+_VIDEO = {
+    "input_size": (3, 160, 160),
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "first_conv": "encoder.patch_embed.proj",
+}
+_AUDIO = {  # log-mel values become (x - mean) / (2 * 4.5689974)
+    "input_size": (1, 256, 128),
+    "mean": (-4.2677393,),
+    "std": (9.1379948,),
+    "first_conv": "encoder_audio.patch_embed.proj",
+}
+
+
+def _timm_config(name: str, variant: Variant) -> dict[str, Any]:
+    """What timm's registry tells of a name; there is no weights URL, since none may be passed on."""
+    classes = model_arguments(name)["num_classes"]
+    return {
+        **(_AUDIO if name.endswith("_audio") else _VIDEO),
+        "num_classes": classes,
+        "label_names": _LABELS[classes],
         "fixed_input_size": True,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "encoder.patch_embed.proj",
         "classifier": "head",
-        "license": "mit (code; none is stated for the weights)",
+        "license": variant.licence,
         "origin_url": variant.source,
         "paper_ids": f"arXiv:{variant.paper}",
     }
-    for name, variant in _VARIANTS.items()
-}
+
+
+default_cfgs = {name: _timm_config(name, variant) for name, variant in _VARIANTS.items()}
 for _name in _VARIANTS:
     _register(_name)
