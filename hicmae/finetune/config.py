@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hicmae.datasets.fbank import SoundAugmentConfig, SoundConfig
 from hicmae.datasets.transforms import AugmentConfig
 from hicmae.runtime.loop import LoopConfig
 from hicmae.runtime.optim import OptimConfig
@@ -35,6 +36,9 @@ class FinetuneData:
     """Height and width of a clip, in pixels."""
     segments: int = 2
     """Clips per video whose predictions are averaged in evaluation."""
+    drop_without_sound: bool = False
+    """Leave out clips that have no sound track, in training and in tests (published for audio-visual models); models
+    that only hear always do."""
     workers: int = 4
     """Loader processes per training process; 0 loads in the training process."""
     max_bad_share: float = 0.01
@@ -72,6 +76,14 @@ class FinetuneConfig:
     """Where the clips come from."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation, mixing and label smoothing."""
+    mix_audio: bool | None = None
+    """Mixup and cutmix mix the sound too; the published code mixes frames and labels only. null follows `fidelity`.
+    Models that only hear always mix it."""
+    sound: SoundConfig = SoundConfig()
+    """What models that hear get to hear; length and bins are those of `init`, or of args.audio_frames and args.mels,
+    where they are not set here."""
+    sound_augment: SoundAugmentConfig = SoundAugmentConfig()
+    """Augmentation of sound, in training only."""
     optim: OptimConfig = OptimConfig(
         lr=1e-3, min_lr=1e-6, weight_decay=0.05, betas=(0.9, 0.999), warmup_epochs=5, layer_decay=0.75
     )
@@ -88,6 +100,10 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if self.layer_decay_groups is None:  # resolved here, so that the printed and the stored recipe say it
             object.__setattr__(self, "layer_decay_groups", self.fidelity)
+        if self.mix_audio is None:
+            object.__setattr__(self, "mix_audio", self.fidelity != "published")
+        size = {"length": self.args.get("audio_frames"), "bins": self.args.get("mels")}
+        object.__setattr__(self, "sound", self.sound.sized(**size))
         for name, reason in FIXED.items():
             if self.args.get(name):
                 raise ValueError(f"args.{name} cannot be set for classification: it {reason}")

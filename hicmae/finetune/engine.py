@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ import numpy as np
 import torch
 
 from hicmae import configs
+from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import Stream
 from hicmae.datasets.sampling import train_view
 from hicmae.finetune.config import FinetuneConfig
 from hicmae.finetune.evaluation import check_labelled, open_test, report_on, write_report
+from hicmae.finetune.inputs import Inputs, mixed, sound_of
 from hicmae.finetune.tasks import Classification
 from hicmae.models.base import Model
 from hicmae.models.convert import LoadReport, load_checkpoint
-from hicmae.models.factory import arguments_for, create_model
+from hicmae.models.factory import arguments_for, create_model, model_arguments
 from hicmae.runtime.checkpoint import read_weights, weights_file
 from hicmae.runtime.dist import Place, process_group
 from hicmae.runtime.log import UserError, say
@@ -57,14 +60,14 @@ def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, L
     stored = read_weights(file)[1] if file is not None and file.suffix == ".safetensors" else {}
     torch.manual_seed(config.seed)
     try:
+        known = model_arguments(config.model, "finetune")
         inherited = arguments_for(config.model, "finetune", stored.get("args", {}))
         model = create_model(
             config.model,
             stage="finetune",
             **{
                 **{key: value for key, value in inherited.items() if key not in OWN},
-                "frames": config.data.frames,
-                "size": config.data.size,
+                **{key: value for key, value in _sizes(config).items() if key in known},
                 **config.args,
                 "num_classes": len(labels),
             },
@@ -75,7 +78,8 @@ def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, L
         return model, None
     fresh = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("head.")}
     loaded = load_checkpoint(model, file)
-    contradicted = {key: pair for key, pair in loaded.differences.items() if key in config.args and key not in OWN}
+    free = OWN | {"audio_frames", "mels"}  # any length can be heard
+    contradicted = {key: pair for key, pair in loaded.differences.items() if key in config.args and key not in free}
     if contradicted:
         told = ", ".join(f"args.{key} is {mine!r}, {file} has {its!r}" for key, (its, mine) in contradicted.items())
         raise configs.ConfigError(f"{told}; leave the key out to take the checkpoint's")
@@ -94,24 +98,36 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     out = Path(config.out)
     configs.check_recipe(config, out)
     model, loaded = build_model(config, labels)
-    stream = _stream(config, train, place)
+    inputs = Inputs.of(model)
+    whole, train = len(train), _heard(config, train, inputs, model.name)
+    _check_classes(config, train)
+    sound = sound_of(model, config.sound)
+    stream = _stream(config, train, place, inputs, sound)
     place.wait()
     if place.first:
         configs.keep_recipe(config, out)
     if show:
         if loaded is not None:
             say(_told(config, loaded))
+        if len(train) < whole:
+            say(f"{whole - len(train):,} of {whole:,} training clips cannot be heard: left out")
         size = sum(parameter.numel() for parameter in model.parameters())
         say(
             f"{config.model}: {size:,} parameters; {len(train):,} clips of {len(labels)} classes, "
             f"{stream.steps_per_epoch} steps per epoch, {config.loop.epochs} epochs on {place.world} x "
             f"{place.device.type}; run folder {out}"
         )
-    meta = _meta(config, model, train, labels)
+    meta = _meta(config, model, train, labels, sound)
     torch.manual_seed(config.seed + place.rank)  # drop path drawn anew in each process
     last = fit(
         model,
-        Classification(classes=len(labels), augment=config.augment, seed=config.seed),
+        Classification(
+            classes=len(labels),
+            augment=config.augment,
+            seed=config.seed,
+            inputs=inputs,
+            mix_audio=bool(config.mix_audio),
+        ),
         stream,
         groups=parameter_groups(
             model,
@@ -163,6 +179,10 @@ def _open_train(config: FinetuneConfig) -> Index:
     check_labelled(train)
     if len(train.classes) < 2:
         raise UserError(f"{train.folder}: a classifier needs two classes or more, its labels are {train.classes}")
+    return train
+
+
+def _check_classes(config: FinetuneConfig, train: Index) -> None:
     counts = np.bincount(train.labels, minlength=len(train.classes))
     empty = [name for name, count in zip(train.classes, counts, strict=True) if not count]
     if empty:
@@ -170,7 +190,36 @@ def _open_train(config: FinetuneConfig) -> Index:
             f"{', '.join(map(str, config.data.train))}: no training clip has the label {', '.join(empty)}; "
             f"shard clips of it, or shard without it in `classes`"
         )
+
+
+def _heard(config: FinetuneConfig, train: Index, inputs: Inputs, model: str) -> Index:
+    """The training clips that a model which hears can use.
+
+    Raises:
+        UserError: there are none, or the model can not be told which have no sound.
+    """
+    if not inputs.audio:
+        return train
+    kept = train.audible if inputs.need_audio else train.sound
+    if not kept.any():
+        raise UserError(
+            f"{train.folder}: none of its {len(train):,} clips has sound that can be heard, and {model} hears; shard "
+            "videos with sound, or train a model that only sees"
+        )
+    if inputs.need_audio or config.data.drop_without_sound:
+        return train if kept.all() else train.select(kept)
+    if not kept.all() and not inputs.missing:
+        raise UserError(mixed(f"{train.folder}: {(~kept).sum():,} of {len(train):,} clips have no sound"))
     return train
+
+
+def _sizes(config: FinetuneConfig) -> dict[str, int]:
+    """Sizes of the input as arguments of models; those of sound where the recipe sets them."""
+    sizes = {"frames": config.data.frames, "size": config.data.size}
+    for key, name in (("audio_frames", "length"), ("mels", "bins")):
+        if getattr(config.sound, name) != getattr(SoundConfig, name):
+            sizes[key] = getattr(config.sound, name)
+    return sizes
 
 
 def _open_test(config: FinetuneConfig, labels: Sequence[str]) -> Index:
@@ -189,12 +238,16 @@ def _open_test(config: FinetuneConfig, labels: Sequence[str]) -> Index:
     return open_test(config.data.test, labels, "the training data")
 
 
-def _stream(config: FinetuneConfig, train: Index, place: Place) -> Stream:
+def _stream(config: FinetuneConfig, train: Index, place: Place, inputs: Inputs, sound: SoundConfig | None) -> Stream:
     data, loop = config.data, config.loop
     try:
         return Stream(
             train,
-            train_view(data.frames, data.stride, data.size, config.augment),
+            train_view(
+                *(data.frames, data.stride, data.size, config.augment, sound, config.sound_augment),
+                need_sound=not inputs.missing,
+                see=inputs.video,
+            ),
             batch_size=loop.batch_size,
             accumulate=loop.accumulate,
             seed=config.seed,
@@ -215,13 +268,19 @@ def _init_file(config: FinetuneConfig) -> Path | None:
     return weights_file(config.init, ema=config.init_ema)
 
 
-def _meta(config: FinetuneConfig, model: Model, train: Index, labels: Sequence[str]) -> Mapping[str, Any]:
+def _meta(
+    config: FinetuneConfig, model: Model, train: Index, labels: Sequence[str], sound: SoundConfig | None
+) -> Mapping[str, Any]:
+    preprocessing = {**train.preprocessing, "frames": config.data.frames, "stride": config.data.stride}
+    if sound is not None:
+        augment = dataclasses.asdict(config.sound_augment)
+        preprocessing |= {"sound": dataclasses.asdict(sound), "sound_augment": augment}
     return {
         "name": model.name,
         "stage": "finetune",
         "args": model.args,
         "labels": list(labels),
-        "preprocessing": {**train.preprocessing, "frames": config.data.frames, "stride": config.data.stride},
+        "preprocessing": preprocessing,
         "config": configs.as_dict(config),
     }
 

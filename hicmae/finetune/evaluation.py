@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hicmae.configs.errors import ConfigError, UserError
+from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import evaluate_batches
 from hicmae.datasets.sampling import eval_views
+from hicmae.finetune.inputs import Inputs, Modality, sound_of
 from hicmae.finetune.report import Report
 from hicmae.models.factory import create_model
 from hicmae.runtime.checkpoint import CheckpointError, read_weights, weights_file
@@ -33,6 +35,7 @@ def evaluate(
     data: Sequence[str | Path] | None = None,
     *,
     segments: int | None = None,
+    modality: Modality | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     ema: bool = False,
@@ -48,7 +51,8 @@ def evaluate(
         source: run folder, checkpoint folder or weights file of a fine-tuned model.
         data: folders of labelled shards; the `data.test` of the run's recipe when absent.
         segments: clips per sample; the recipe's when absent.
-        out: where the files go; `evaluation` (`evaluation-ema`) in the run folder when absent.
+        modality: `video` or `audio` measures an audio-visual model with that one alone; all it takes when absent.
+        out: where the files go; `evaluation` in the run folder when absent (`evaluation-ema`, `evaluation-video`, …).
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         ema: measure the averaged weights.
         batch_size: samples per batch and process.
@@ -70,12 +74,14 @@ def evaluate(
             open_test(folders, meta["labels"], str(file)),
             place,
             segments=segments,
+            modality=modality,
             batch_size=batch_size,
             workers=workers,
             show=show,
         )
         run = _run_folder(file)
-        folder = Path(out) if out else (run or file.parent) / ("evaluation-ema" if meta.get("ema") else "evaluation")
+        name = "-".join(["evaluation", *(["ema"] if meta.get("ema") else []), *([modality] if modality else [])])
+        folder = Path(out) if out else (run or file.parent) / name
         if place.first:
             write_report(report, folder, run / "log.jsonl" if run else None, show)
         return report
@@ -126,6 +132,8 @@ def predict_index(
     stride: int,
     size: int,
     segments: int,
+    inputs: Inputs | None = None,
+    sound: SoundConfig | None = None,
     batch_size: int = 16,
     workers: int = 0,
     max_bad_share: float = 0.01,
@@ -135,8 +143,14 @@ def predict_index(
 
     Returns numbers (M,) of the samples that could be read, ascending, their probabilities (M, K), and (key, reason) of
     the others. Each sample is read by one process, once.
+
+    Args:
+        inputs: what the model is given; all it takes when absent.
+        sound: what it hears; the published statistics when absent.
     """
-    views = eval_views(frames, stride, size, segments)
+    inputs = inputs or Inputs.of(model)
+    sound = (sound or sound_of(model, None)) if inputs.audio else None
+    views = eval_views(frames, stride, size, segments, sound, need_sound=inputs.need_audio, see=inputs.video)
     numbers: list[NDArray[np.int64]] = []
     values: list[NDArray[np.float64]] = []
     skipped: list[tuple[str, str]] = []
@@ -155,7 +169,9 @@ def predict_index(
         )
         try:
             for batch in batches:
-                logits = model(batch["video"].to(place.device, non_blocking=True))  # (B * V, K)
+                given = (batch.get(name) for name in ("video", "audio", "has_audio"))
+                moved = (None if x is None else x.to(place.device, non_blocking=True) for x in given)
+                logits = inputs.of_evaluation(model, *moved)  # (B * V, K)
                 chances = logits.double().softmax(-1).unflatten(0, (-1, segments)).mean(1)  # (B, K)
                 numbers.append(batch["number"][::segments].numpy())
                 values.append(chances.cpu().numpy())
@@ -205,12 +221,15 @@ def report_on(
     place: Place,
     *,
     segments: int | None = None,
+    modality: Modality | None = None,
     batch_size: int = 16,
     workers: int | None = None,
     show: bool = True,
 ) -> Report:
     """The report on a model (on its device) with what its checkpoint says of itself, over all clips of `index`."""
     data = meta["config"]["data"]
+    inputs = Inputs.of(model, modality)
+    index, unheard = _heard(index, inputs, drop=bool(data.get("drop_without_sound")))
     views = {name: int(data[name]) for name in ("frames", "stride", "size")}
     views["segments"] = segments if segments is not None else int(data["segments"])
     if views["segments"] < 1:
@@ -220,6 +239,8 @@ def report_on(
         index,
         place,
         **views,
+        inputs=inputs,
+        sound=sound_of(model, meta.get("preprocessing", {}).get("sound")),
         batch_size=batch_size,
         workers=int(data["workers"]) if workers is None else workers,
         max_bad_share=float(data["max_bad_share"]),
@@ -254,15 +275,19 @@ def report_on(
             "data": folders,
             "weights": f"{'averaged weights' if meta.get('ema') else 'weights'} of step {meta.get('step', 'unknown')}",
             "selection": "last checkpoint; no epoch was chosen by its score",
+            "input": str(inputs),
             **views,
             "samples": len(number),
             "clips": len(rows),
-            "left out": len(skipped),
+            "left out": len(skipped) + len(unheard),
             "intervals": f"95 %, {DRAWS} bootstrap draws, {unit}",
             "fidelity": meta["config"].get("fidelity", "corrected"),
         },
-        notes=_notes(figures, labels, groups, len(skipped), meta.get("preprocessing", {}), index.preprocessing),
-        skipped=skipped,
+        notes=[
+            *_notes(figures, labels, groups, len(skipped), meta.get("preprocessing", {}), index.preprocessing),
+            *_sound_notes(inputs, len(unheard), int((~index.sound[number]).sum())),
+        ],
+        skipped=skipped + unheard,
         preprocessing=dict(meta.get("preprocessing", {})),
         config=dict(meta["config"]),
     )
@@ -295,6 +320,26 @@ def _notes(
     if unlike:
         told = "; ".join(f"{name} {trained[name]} in training, {tested[name]} here" for name in unlike)
         notes.append(f"The clips were made differently from those the model was trained on: {told}.")
+    return notes
+
+
+def _heard(index: Index, inputs: Inputs, drop: bool) -> tuple[Index, list[tuple[str, str]]]:
+    """The clips a model can be measured on, and (key, reason) of those it needs sound for that have none."""
+    if not inputs.audio or not (drop or inputs.need_audio) or index.sound.all():
+        return index, []
+    if not index.sound.any():
+        raise UserError(f"{index.folder}: none of its {len(index):,} clips has sound, and the model is to hear them")
+    return index.select(index.sound), [(str(key), "it has no sound") for key in index.keys[~index.sound]]
+
+
+def _sound_notes(inputs: Inputs, unheard: int, silent: int) -> list[str]:
+    notes = []
+    if inputs.both and not (inputs.video and inputs.audio):
+        notes.append(f"The model was given {inputs}.")
+    if unheard:
+        notes.append(f"Left out of every number: {unheard:,} clip{'s' * (unheard != 1)} without sound, listed below.")
+    elif inputs.audio and silent:
+        notes.append(f"{silent:,} clip{'s' * (silent != 1)} without sound: recognised from frames alone.")
     return notes
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hicmae.datasets.transforms import AugmentConfig, Mixup
+from hicmae.datasets.transforms import AugmentConfig, Mix, Mixup
+from hicmae.finetune.inputs import Inputs
 from hicmae.runtime.loop import Batch, Step
 
 __all__ = ["Classification", "soft_cross_entropy"]
@@ -31,6 +32,10 @@ class Classification:
     classes: int
     augment: AugmentConfig = AugmentConfig()
     seed: int = 0
+    inputs: Inputs = Inputs()
+    """What the model is given."""
+    mix_audio: bool = True
+    """Sound is mixed with the same partner and weight as frames and labels."""
 
     @property
     def mixup(self) -> Mixup:
@@ -47,7 +52,22 @@ class Classification:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Step:
         """Mix, predict, compare; `accuracy` is that of the heavier of two mixed labels."""
-        video, target = self.mixup(batch["video"], batch["label"], self.generator(batch["epoch"], batch["key"][0]))
-        logits = model(video)
+        video, audio, has_audio = batch.get("video"), batch.get("audio"), batch.get("has_audio")
+        height, width = batch["video" if self.inputs.video else "audio"].shape[-2:]
+        mix = self.mixup.draw(height, width, self.generator(batch["epoch"], batch["key"][0]))
+        target = mix.labels(batch["label"], self.classes, self.augment.smoothing)
+        if self.inputs.video and video is not None:
+            video = mix.video(video)
+        if audio is not None and (self.mix_audio or not self.inputs.video):
+            audio = _mixed(mix, audio, has_audio)
+        logits = self.inputs.of_training(model, video, audio, has_audio)
         right = logits.detach().argmax(-1) == target.argmax(-1)
         return Step(soft_cross_entropy(logits, target), {"accuracy": right.float().mean()})
+
+
+def _mixed(mix: Mix, audio: Tensor, has_audio: Tensor | None) -> Tensor:
+    """Sound mixed with the partner's; a clip whose partner has none keeps its own. (B, 1, F, K) -> the same."""
+    mixed = mix.audio(audio)
+    if has_audio is None:
+        return mixed
+    return torch.where((has_audio & has_audio.flip(0))[:, None, None, None], mixed, audio)
