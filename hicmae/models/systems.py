@@ -84,6 +84,8 @@ def _hicmae(modalities: Sequence[str], stage: Stage) -> tuple[Builder, dict[str,
 
     def build(**args: Any) -> Model:
         towers = {modality: _tower(modality, args) for modality in modalities}
+        if stage == "pretrain" and not all(isinstance(tower, Encoder) for tower in towers.values()):
+            raise ValueError("a foreign tower cannot be masked: it has a fine-tuning form only")
         fusion = (_fusion(args, **towers),) if both else ()
         return assembly(towers, *fusion, **_only(args, outer))
 

@@ -167,3 +167,5 @@ def test_a_speech_model_on_waveforms_can_be_the_audio_tower() -> None:
     assert layers == {*range(13), m.num_layers + 1}
     with pytest.raises(ValueError, match=r"wrap the module in hicmae\.models\.Tower"):
         small.build(NAME, audio_encoder=nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="fine-tuning form only"):
+        small.build(NAME, "pretrain", audio_encoder=tower)
