@@ -19,7 +19,7 @@ from hicmae.runtime.optim import OptimConfig
 COLOURS = ("blue", "green", "red")  # as sorted
 TINY = {"dim": 16, "depth": 2, "heads": 2, "patch": [2, 8, 8], "region": [2, 2, 4]}
 PLAIN = AugmentConfig(policy="", crop=(0.6, 1.0), erase=0.0, mix=0.0, smoothing=0.0)
-FREE_DATA = {"frames": 4, "stride": 2, "size": 32, "workers": 0}
+FREE_DATA: dict[str, Any] = {"frames": 4, "stride": 2, "size": 32, "workers": 0}
 
 
 def tinted(path: Path, colour: str, seed: int, frames: int = 12) -> Path:
