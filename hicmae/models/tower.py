@@ -26,6 +26,7 @@ class Tower(nn.Module):
 
     All levels pass through one LayerNorm, as those of the native towers do.
 
+    >>> import torch
     >>> Tower(nn.Linear(4, 8), dim=8)(torch.zeros(2, 5, 4)).tokens.shape
     torch.Size([2, 5, 8])
     """
