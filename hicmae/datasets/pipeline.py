@@ -6,6 +6,7 @@ workers only divide that list, so it does not depend on how many there are, and 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -240,8 +241,15 @@ def _loader(batches: _Batches, plan: _Plan, workers: int) -> DataLoader[Batch]:
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
+        worker_init_fn=_leave_signals_to_the_run,
         generator=torch.Generator().manual_seed(0),  # its own, so that a run's generator is left alone
     )
+
+
+def _leave_signals_to_the_run(_: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; readers must outlive the step that writes the checkpoint."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _hash(seed: int, epoch: int, numbers: np.ndarray, *, salt: int) -> np.ndarray:
