@@ -29,7 +29,7 @@ FORMS = {
 
 
 @cache
-def cost(name: str, stage: str, args: tuple[tuple[str, object], ...] = ()) -> Profile:
+def cost(name: str, stage: str, args: tuple[tuple[str, object], ...]) -> Profile:
     """A profile at full size, counted once for all tests."""
     return profile(name, stage, **dict(args))  # type: ignore[arg-type]
 
@@ -83,7 +83,7 @@ def test_a_closed_form_agrees() -> None:
         + 2048 * 6,
     }
     for (name, stage), macs in expected.items():
-        p = cost(name, stage)
+        p = cost(name, stage, ())
         assert p.flops == pytest.approx(2 * macs, rel=1e-4), (name, stage)
 
 
