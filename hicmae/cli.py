@@ -29,6 +29,8 @@ def entry() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. A user's mistake is one message on stderr, never a traceback."""
+    # threads that spin while they wait make a shared machine crawl: a step beside one busy process took twice as long
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser, commands = _parser()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -74,9 +76,9 @@ def _demo(arguments: argparse.Namespace, _: list[str]) -> int:
     from hicmae import demo
 
     if arguments.videos:
-        _write(demo.own_videos(arguments.videos, Path(arguments.out), steps=arguments.steps))
+        _write(demo.own_videos(arguments.videos, arguments.out, steps=arguments.steps))
     else:
-        _write(demo.generated_faces(Path(arguments.out), seeds=arguments.seeds))
+        _write(str(demo.generated_faces(arguments.out, demo.DemoConfig(seeds=arguments.seeds))))
     return 0
 
 
@@ -159,13 +161,33 @@ def _reconstruct(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _profile(arguments: argparse.Namespace, options: list[str]) -> int:
+    from hicmae import zoo
     from hicmae.models import list_models
     from hicmae.models.profile import profile
 
-    if arguments.list or not arguments.name:
+    if arguments.compare or len(arguments.names) > 1:
+        if options:
+            raise ConfigError(f"{options[0]}: models are compared as they were published, without further options")
+        _write(zoo.comparison(arguments.names, arguments.stage))
+    elif arguments.list or not arguments.names:
         _write("\n".join(list_models()))
-        return 0
-    _write(str(profile(arguments.name, stage=arguments.stage, **_model_arguments(options))))
+    else:
+        _write(str(profile(arguments.names[0], stage=arguments.stage, **_model_arguments(options))))
+    return 0
+
+
+def _zoo(arguments: argparse.Namespace, options: list[str]) -> int:
+    from hicmae import zoo
+
+    if options and arguments.what != "convert":
+        raise ConfigError(f"hicmae zoo {arguments.what} has no option {options[0]}; see hicmae zoo --help")
+    if arguments.what == "list":
+        _write(zoo.listing())
+    elif arguments.what == "info":
+        _write(zoo.information(arguments.name))
+    else:
+        args = _model_arguments(options)
+        _write(str(zoo.convert(arguments.source, arguments.out, arguments.name, labels=arguments.labels, args=args)))
     return 0
 
 
@@ -269,10 +291,31 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
         "",
         "Further options are arguments of the model, e.g. --depth 12 --num-classes 7.",
     )
-    sub.add_argument("name", nargs="?", metavar="NAME", help="name of a model")
+    sub.add_argument("names", nargs="*", metavar="NAME", help="name of a model, or of several to compare")
     sub.add_argument("--list", action="store_true", help="list all names")
+    sub.add_argument("--compare", action="store_true", help="a table beside published numbers (default: of all cards)")
     sub.add_argument("--stage", choices=["finetune", "pretrain"], default="finetune", help="form (%(default)s)")
+
+    _zoo_words(add("zoo", _zoo, "model cards, and published checkpoints made into files that say what they are", ""))
     return parser, known
+
+
+def _zoo_words(sub: argparse.ArgumentParser) -> None:
+    kinds = sub.add_subparsers(dest="what", metavar="COMMAND", required=True)
+    kinds.add_parser("list", help="all cards, one line each")
+    info = kinds.add_parser("info", help="one card: paper, terms, costs, published results and their sources")
+    info.add_argument("name", metavar="NAME", help="name of a model, or a card file")
+    convert = kinds.add_parser(
+        "convert",
+        help="a published .pth file or a run of yours -> safetensors and a card",
+        description="Write weights as safetensors that say what they are, and a card beside them. Further options are "
+        "arguments that the file does not tell, e.g. --size 224.",
+        allow_abbrev=False,
+    )
+    convert.add_argument("source", metavar="IN", help="a .pth or .safetensors file, or a run folder")
+    convert.add_argument("out", metavar="OUT", help="the .safetensors file to write; its card gets the same name")
+    convert.add_argument("--name", metavar="NAME", help="name of the model (default: found from the file)")
+    convert.add_argument("--labels", nargs="+", metavar="LABEL", help="class names in the order of the outputs")
 
 
 def _device(sub: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from hicmae.cli import main
 
-COMMANDS = ["demo", "shard", "check", "pretrain", "finetune", "evaluate", "predict", "reconstruct", "profile"]
+COMMANDS = ["demo", "shard", "check", "pretrain", "finetune", "evaluate", "predict", "reconstruct", "profile", "zoo"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -48,6 +48,9 @@ def test_the_help_names_every_command_and_needs_no_torch() -> None:
         (["shard", "nowhere", "--out", "out"], "nowhere"),
         (["shard", "nowhere", "--out", "out", "--sise", "3"], "unknown option --sise; did you mean --size"),
         (["profile", "hicmea_base"], "hicmea_base"),
+        (["profile", "hicmea_base", "--compare"], "did you mean 'hicmae_base'"),
+        (["profile", "--compare", "--depth", "3"], "--depth: models are compared as they were published"),
+        (["zoo", "info", "nowhere"], "nowhere: neither a file nor a shipped models recipe"),
         (["check", ".", "--frobnicate"], "hicmae check has no option --frobnicate"),
         (["demo", "--seeds", "0"], "--seeds must be at least 1"),
     ],
@@ -73,6 +76,13 @@ def test_a_dry_run_prints_the_resolved_recipe(capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert "model: mae_dfer_base" in out
     assert "epochs: 3" in out
+
+
+def test_cards_are_listed_without_torch() -> None:
+    code = "import sys; from hicmae.cli import main\nmain(['zoo', 'list'])\nsys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "mae_dfer_base" in done.stdout
 
 
 def test_a_closed_pipe_is_no_error() -> None:

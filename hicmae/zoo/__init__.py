@@ -1,5 +1,19 @@
 """The zoo: model cards, tables made from them, and conversion of published files. Cards need no torch."""
 
-from hicmae.zoo.cards import Card, card, cards
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Card", "card", "cards"]
+from hicmae.zoo.catalogue import Card, card, cards
+from hicmae.zoo.tables import comparison, information, listing, readme
+
+if TYPE_CHECKING:
+    from hicmae.zoo.conversion import convert_checkpoint as convert
+
+__all__ = ["Card", "card", "cards", "comparison", "convert", "information", "listing", "readme"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "convert":  # imports torch
+        from hicmae.zoo.conversion import convert_checkpoint
+
+        return convert_checkpoint
+    raise AttributeError(f"module 'hicmae.zoo' has no attribute {name!r}")

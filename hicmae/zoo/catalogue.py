@@ -9,7 +9,7 @@ from typing import Literal
 from hicmae.configs import find, names
 from hicmae.configs.cards import read_card
 
-__all__ = ["Card", "Cost", "Paper", "Preprocessing", "Result", "Weights", "card", "cards"]
+__all__ = ["Card", "Converted", "Cost", "Paper", "Preprocessing", "Result", "Weights", "card", "cards"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +62,31 @@ class Result:
 class Weights:
     """The published file."""
 
-    published: str | None
-    """The page that links it; `None` where no file was published."""
     what: str
     """Which files there are."""
+    published: str | None = None
+    """The page that links them; `None` where no file was published."""
     obtained: bool = False
     """Whether this project has had a file in hand; if not, `sha256` cannot be known."""
     sha256: str | None = None
     file: str | None = None
     """Name of a converted file beside the card."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """Where a converted file comes from; its arguments stand in its header."""
+
+    model: str
+    """The registered name."""
+    stage: Literal["finetune", "pretrain"]
+    source: str
+    """Name of the file it was made from."""
+    source_sha256: str
+    labels: tuple[str, ...] | None = None
+    """Class names in the order of the outputs; `None` where the file does not tell."""
+    assumed: tuple[str, ...] = ()
+    """What the file does not tell and was taken from the published system."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +116,16 @@ class Card:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     intended_use: str
     out_of_scope: str
+    converted: Converted | None = None
+    """Only for the card that `convert` puts beside a file."""
     note: str | None = None
+
+    @property
+    def input(self) -> str:
+        """What the model takes: `video`, `audio` or `audio-visual`."""
+        if self.name.endswith(("_video", "_audio")):
+            return self.name[-5:]
+        return "audio-visual" if self.name.startswith("hicmae") else "video"
 
     def cost(self, form: str) -> Cost | None:
         """That of a form, if the card states one."""
