@@ -55,7 +55,8 @@ def test_a_published_file_becomes_one_that_says_what_it_is(tmp_path: Path) -> No
     run = {"lg_classify_token_type": "org", "data_set": "DFEW", "input_size": 32, "num_frames": 4}
     file = published(tmp_path / "published.pth", source, **run)
     done = zoo.convert(file, tmp_path / "zoo" / "mine.safetensors")
-    assert (done.name, done.stage, done.labels, done.assumed) == ("mae_dfer_base", "finetune", LABELS, ("heads 8",))
+    assert (done.name, done.stage, done.labels) == ("mae_dfer_base", "finetune", LABELS)
+    assert done.assumed == ("heads 8", "labels in the published order of DFEW, which the file names")
     loaded = load_model(done.weights, "finetune", device="cpu")
     video = torch.randn(1, 3, 4, 32, 32)
     assert torch.equal(loaded.model(video), source.eval()(video))
@@ -68,6 +69,9 @@ def test_a_published_file_becomes_one_that_says_what_it_is(tmp_path: Path) -> No
     assert (about.converted.source, about.converted.source_sha256) == ("published.pth", sha256(file))
     assert about.converted.labels == LABELS and about.results == ()
     assert about.weights_licence == zoo.card("mae_dfer_base").weights_licence
+    assert about.weights.what == "finetune form of mae_dfer_base, converted from published.pth"
+    told = zoo.information(str(done.card))
+    assert f"sha256: {about.weights.sha256}" in told and "labels: happy, sad" in told and "assumed: heads 8" in told
     assert sorted(path.name for path in done.weights.parent.iterdir()) == ["mine.safetensors", "mine.yaml"]
 
 

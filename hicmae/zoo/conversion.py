@@ -19,7 +19,7 @@ from hicmae.models.switches import determined
 from hicmae.models.systems import Stage
 from hicmae.runtime.checkpoint import sha256, weights_file
 from hicmae.runtime.log import UserError
-from hicmae.zoo.catalogue import Card, Converted, Preprocessing, Weights, card
+from hicmae.zoo.catalogue import Card, Converted, Preprocessing, Result, card
 
 __all__ = ["Conversion", "convert_checkpoint", "identify"]
 
@@ -81,7 +81,10 @@ def convert_checkpoint(
     stage, known, assumed = (meta["stage"], meta["args"], ()) if ours else _arguments(file, name, state, told, args)
     model = _whole(file, name, stage, {**known, **(args or {})}, state)
     about = _about(name, own=ours and "converted" not in meta)
-    classes = _labels(file, model, labels or meta.get("labels") or _order(about, told, model))
+    classes = _labels(file, model, labels or meta.get("labels"))
+    if classes is None and (published := _order(about, told, model)):
+        classes = published.labels
+        assumed += (f"labels in the published order of {published.dataset}, which the file names",)
     origin = Converted(
         model=name,
         stage=model.stage,  # type: ignore[arg-type]
@@ -93,7 +96,8 @@ def convert_checkpoint(
     header = {**meta, "name": name, "stage": stage, "args": model.args, "converted": dataclasses.asdict(origin)}
     if classes:
         header["labels"] = list(classes)
-    _write(target, model, header, dataclasses.replace(about, name=target.stem, converted=origin))
+    files = dataclasses.replace(about.weights, what=f"{stage} form of {name}, converted from {file.name}")
+    _write(target, model, header, dataclasses.replace(about, name=target.stem, weights=files, converted=origin))
     return Conversion(target, target.with_suffix(".yaml"), name, stage, classes, assumed, len(state))
 
 
@@ -205,13 +209,13 @@ def _whole(file: Path, name: str, stage: Stage, args: Mapping[str, Any], state: 
     return model
 
 
-def _order(about: Card, told: Mapping[str, Any], model: Model) -> tuple[str, ...] | None:
-    """Published label order of the data set that a published file names, if it has as many classes as the head."""
+def _order(about: Card, told: Mapping[str, Any], model: Model) -> Result | None:
+    """The card's result on the data set that a published file names, if it has as many classes as the head."""
     named = "".join(letter for letter in str(told.get("data_set", "")).lower() if letter.isalnum())
     for result in about.results:
         dataset = "".join(letter for letter in result.dataset.lower() if letter.isalnum())
         if named and named == dataset and result.labels and len(result.labels) == model.args.get("num_classes"):
-            return result.labels
+            return result
     return None
 
 
@@ -230,7 +234,7 @@ def _about(name: str, own: bool) -> Card:
     return dataclasses.replace(
         found,
         weights_licence="not stated; whoever passes this file on says it, and respects the terms of the training data",
-        weights=Weights(published=None, what="trained with this library"),
+        weights=dataclasses.replace(found.weights, published=None),
         preprocessing=Preprocessing(known=("as the header of the weights file says",)),
         note="The published results of the system are not this file's.",
     )

@@ -31,10 +31,15 @@ def information(name: str) -> str:
     lines = [f"{about.name}: {about.system}", *_wrapped(about.summary), ""]
     lines += _wrapped(f"paper: {about.paper.title}. {about.paper.venue}, arXiv:{about.paper.arxiv}")
     lines += _wrapped(f"code: {about.repository}, licence {about.code_licence}")
-    lines += _wrapped(f"weights: {about.weights.published or 'no published file'} ({about.weights.what})")
+    lines += _wrapped(f"weights: {about.weights.published or 'no published file'}; {about.weights.what}")
     lines += _wrapped(f"licence of the weights: {about.weights_licence}")
     state = about.weights.sha256 or "unknown, as no file has been obtained by this project"
-    lines += [f"sha256: {state}", ""]
+    lines.append(f"sha256: {state}")
+    if about.converted:
+        lines.append(f"made from: {about.converted.source}, sha256 {about.converted.source_sha256}")
+        for title, words in (("labels", about.converted.labels), ("assumed", about.converted.assumed)):
+            lines += _wrapped(f"{title}: {', '.join(words)}") if words else []
+    lines += [""] if about.costs else []
     for cost in about.costs:
         lines += _wrapped(f"{cost.form}: {cost.parameters:,} parameters, {_giga(cost.giga_macs)} MACs, counted")
         published = f"published: {_stated(cost)} [{cost.source}]" if cost.source else ""
