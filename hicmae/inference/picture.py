@@ -27,7 +27,7 @@ class Row:
 
     title: str
     frames: Tensor
-    """(columns, H, W, 3) float in [0, 1]."""
+    """(columns, H, W, 3) float in [0, 1]; a single one is as wide as all columns."""
     note: str = ""
     """Smaller words under the title; line breaks are kept."""
 
@@ -52,8 +52,9 @@ def draw(path: Path, *, rows: Sequence[Row], columns: Sequence[str], title: str,
     for i, row in enumerate(rows):
         y = top + i * (CELL + GAP)
         _label(pen, row, y)
+        wide = CELL if len(row.frames) == len(columns) else len(columns) * (CELL + GAP) - GAP
         for j, frame in enumerate(row.frames):
-            sheet.paste(_cell(frame), (MARGIN + SIDE + j * (CELL + GAP), y))
+            sheet.paste(_cell(frame, wide), (MARGIN + SIDE + j * (CELL + GAP), y))
     y = top + len(rows) * (CELL + GAP)
     for j, words in enumerate(columns):
         pen.text((MARGIN + SIDE + j * (CELL + GAP) + CELL / 2, y + 2), words, FAINT, _font(14), anchor="ma")
@@ -71,9 +72,9 @@ def _label(pen: ImageDraw.ImageDraw, row: Row, y: int) -> None:
         at += size + 6
 
 
-def _cell(frame: Tensor) -> Image.Image:
+def _cell(frame: Tensor, width: int) -> Image.Image:
     picture = Image.fromarray((frame * 255).round().byte().numpy())
-    return picture.resize((CELL, CELL), Image.Resampling.BICUBIC)
+    return picture.resize((width, CELL), Image.Resampling.BICUBIC)
 
 
 def _fitting(pen: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:

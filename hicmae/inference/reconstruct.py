@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,29 @@ import torch
 from torch import Tensor
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.media import MediaError
 from hicmae.datasets.transforms import normalise
+from hicmae.inference.hearing import Soundtrack
 from hicmae.inference.loading import Loaded, load_model
 from hicmae.inference.picture import Row, draw
+from hicmae.inference.spectrogram import sound_rows
 from hicmae.inference.windows import Preprocessing, Window, middle_window
 from hicmae.models.base import Model
 from hicmae.pretrain import losses, targets
 from hicmae.pretrain.config import MaskConfig, TargetConfig
 from hicmae.pretrain.masking import hidden_index
-from hicmae.pretrain.objectives import AudioVisual, Hidden, VideoPart, objective_for
+from hicmae.pretrain.objectives import AudioPart, AudioVisual, Hidden, VideoPart, objective_for
 
 __all__ = ["reconstruct_clip"]
 
 COLUMNS = 8
 GREY = 0.5
 FOOTNOTE = (
-    "Each hidden patch borrows its mean colour and contrast from the original; visible patches are pasted in. "
+    "Each hidden patch borrows its mean and contrast from the original; visible patches are pasted in. "
     "Errors: mean squares over hidden patches, beside the simplest guess."
 )
+
+Part = VideoPart | AudioPart
 
 
 def reconstruct_clip(
@@ -40,7 +45,8 @@ def reconstruct_clip(
     start: float | None = None,
     device: str | torch.device = "auto",
 ) -> Path:
-    """Draw original, masked and reconstructed frames of a video, and the motion that was asked for and predicted.
+    """Draw original, masked and reconstructed frames of a video, the motion that was asked for and predicted, and the
+    same of its sound for models that hear.
 
     What a model predicts are patches of mean 0 and standard deviation 1, so a prediction says nothing of brightness
     and contrast. As is usual in this field, each hidden patch borrows the mean and standard deviation of the true one
@@ -52,7 +58,7 @@ def reconstruct_clip(
         model: what `load_model` gives, or a run folder, checkpoint folder or weights file of a pretrained model.
         out: the picture to write, a PNG.
         seed: of the mask.
-        ratio: share of the patches to hide; None is the one of training.
+        ratio: share of the patches to hide, of either modality; None is the one of training.
         start: seconds at which the stretch shown begins; None takes the middle of the video.
         device: where a checkpoint's model is put; a model that was loaded before stays where it is.
 
@@ -60,7 +66,7 @@ def reconstruct_clip(
         the path of the picture.
 
     Raises:
-        MediaError: the clip cannot be used; the message says why.
+        MediaError: the clip cannot be used, or has no sound for a model that hears; the message says why.
         UserError: the checkpoint has no decoder, the ratio hides all or nothing, the picture cannot be written.
     """
     out = Path(out)
@@ -69,41 +75,82 @@ def reconstruct_clip(
     net, meta = model if isinstance(model, tuple) else load_model(model, stage="pretrain", device=device)
     if net.stage != "pretrain":
         raise UserError(f"{net.name}: a fine-tuned model has no decoder; give the pretraining run it came from")
-    window = middle_window(clip, Preprocessing.of(net, meta), start=start)
-    rows, objective = _reconstructed(net, meta, window, seed=seed, ratio=ratio)
+    how = Preprocessing.of(net, meta)
+    window = middle_window(clip, how, start=start)
+    sound = None if how.sound is None else _sound(clip, window, how, net.name)
+    rows, part = _reconstructed(net, meta, window, seed=seed, ratio=ratio, sound=sound)
     steps = f"{int(meta['step']):,} steps" if "step" in meta else "an unknown number of steps"
     shown = list(range(1, window.frames.shape[1], 2))[:: max(1, window.frames.shape[1] // (2 * COLUMNS))][:COLUMNS]
     if not shown:
         shown = [0]
+    times = [window.times[i] for i in shown]
+    if isinstance(part, AudioPart) and how.sound is not None:  # no frames: the middles of as many parts of the sound
+        times = [window.start + (i + 0.5) / COLUMNS * how.sound.length / 100 for i in range(COLUMNS)]
+    hidden = f"{getattr(part.mask, part.share):.0%} of the patches"
+    if how.sound is not None and isinstance(part, VideoPart):
+        hidden += f" and {part.mask.audio:.0%} of those of sound"
     draw(
         out,
-        rows=[Row(row.title, row.frames[shown], row.note) for row in rows],
-        columns=[f"{window.times[i]:.2f} s" for i in shown],
+        rows=[row if len(row.frames) == 1 else Row(row.title, row.frames[shown], row.note) for row in rows],
+        columns=[f"{time:.2f} s" for time in times],
         title=f"{Path(clip).name}",
-        caption=f"{meta.get('name', net.name)}, trained for {steps}; {objective.mask.video:.0%} of the patches hidden "
-        f"(seed {seed})",
+        caption=f"{meta.get('name', net.name)}, trained for {steps}; {hidden} hidden (seed {seed})",
         footnote=FOOTNOTE,
     )
     return out
 
 
+def _sound(clip: str | Path, window: Window, how: Preprocessing, model: str) -> Tensor:
+    """What is heard during the window, (1, 1, F, K)."""
+    track = Soundtrack.of(clip)
+    # as in pretraining, to the end of the frame at which the next window frame would be
+    end = window.end + (window.end - window.times[-1]) / how.stride
+    sound = None if track is None or how.sound is None else track.between(window.start, end, how.sound)
+    if sound is None:
+        at = f" (from {window.start:.2f} to {end:.2f} s)" if track is not None else ""
+        raise MediaError(clip, f"has no sound{at}", f"{model} hears: show it a video with sound")
+    return sound[None]
+
+
 @torch.inference_mode()
 def _reconstructed(
-    model: Model, meta: Mapping[str, Any], window: Window, *, seed: int, ratio: float | None
-) -> tuple[list[Row], VideoPart]:
-    """The rows of the picture, each (T, H, W, 3) in [0, 1]."""
-    objective = _objective(model, meta, seed, ratio)
+    model: Model,
+    meta: Mapping[str, Any],
+    window: Window,
+    *,
+    seed: int,
+    ratio: float | None,
+    sound: Tensor | None = None,
+) -> tuple[list[Row], Part]:
+    """The rows of the picture, each (T, H, W, 3) in [0, 1] or, for sound, (1, K, F, 3); and what was asked for first:
+    of the video or, without one, of the sound (1, 1, F, K)."""
+    parts = _parts(model, meta, seed, ratio)
     device = next(model.parameters()).device
-    video = window.frames[None].to(device)  # (1, 3, T, H, W) uint8
+    number = torch.zeros(1, dtype=torch.int64, device=device)
+    inputs = {"video": window.frames[None].to(device)}
+    if sound is not None:
+        inputs["audio"] = sound.to(device)
     try:
-        drawn = objective.hide(torch.zeros(1, dtype=torch.int64, device=device), 0)  # masks (1, N)
+        drawn = [part.hide(number, 0) for part in parts]  # masks (1, N)
     except ValueError as error:
         raise UserError(str(error)) from None
-    index = hidden_index(drawn.mask, drawn.hidden)
+    given = [normalise(inputs["video"]) if part.share == "video" else inputs["audio"] for part in parts]
     training = model.training
-    prediction = model.eval()(normalise(video), drawn.mask).video.float()  # (1, M, P)
+    out = model.eval()(*given, *(each.mask for each in drawn))
     model.train(training)
+    rows: list[Row] = []
+    for part, hidden in zip(parts, drawn, strict=True):
+        prediction, x = getattr(out, part.share).float(), inputs[part.share]  # (1, M, P)
+        if isinstance(part, VideoPart):
+            rows += _video_rows(x, prediction, hidden, part)
+        else:
+            rows += sound_rows(x, prediction, hidden, part)
+    return rows, parts[0]
 
+
+def _video_rows(video: Tensor, prediction: Tensor, drawn: Hidden, objective: VideoPart) -> list[Row]:
+    """(1, 3, T, H, W) uint8, (1, M, P) -> original, masked, rebuilt, and motion where it was asked for."""
+    index = hidden_index(drawn.mask, drawn.hidden)
     target, moving = objective.goal(video, drawn), objective.moving(drawn)
     group = objective.target.difference
     still_error, motion_error = losses.split_mse(prediction, target, moving)
@@ -137,28 +184,27 @@ def _reconstructed(
                     note,
                 )
             )
-    return rows, objective
+    return rows
 
 
-def _objective(model: Model, meta: Mapping[str, Any], seed: int, ratio: float | None) -> VideoPart:
-    """The objective the model was trained with, as its checkpoint states it."""
+def _parts(model: Model, meta: Mapping[str, Any], seed: int, ratio: float | None) -> Sequence[Part]:
+    """What the model was trained to reconstruct, as its checkpoint states it: video, sound, or both in this order."""
     config = meta.get("config") or {}
     target = TargetConfig(**config.get("target", {}))
-    share = config.get("mask", {}).get("video", MaskConfig().video) if ratio is None else ratio
+    shares = {name: config.get("mask", {}).get(name, getattr(MaskConfig(), name)) for name in ("video", "audio")}
     try:
-        mask = MaskConfig(video=share)
+        mask = MaskConfig(**(shares if ratio is None else dict.fromkeys(shares, ratio)))
     except ValueError:
         raise UserError(f"ratio must lie between 0 and 1, not {ratio}") from None
     whole = objective_for(model, mask=mask, target=target, seed=seed)
-    objective = whole.video if isinstance(whole, AudioVisual) else whole.part
-    if not isinstance(objective, VideoPart):
-        raise UserError(f"{model.name} sees no video: there are no frames to reconstruct")
-    if target.difference is not None and objective.patch[0] % target.difference:
-        raise UserError(
-            f"{model.name}: its motion target spans {target.difference} frames and its patches {objective.patch[0]}; "
-            "a picture can only be drawn where the one divides the other"
-        )
-    return objective
+    parts = (whole.video, whole.audio) if isinstance(whole, AudioVisual) else (whole.part,)
+    for part in parts:
+        if isinstance(part, VideoPart) and target.difference is not None and part.patch[0] % target.difference:
+            raise UserError(
+                f"{model.name}: its motion target spans {target.difference} frames and its patches {part.patch[0]}; "
+                "a picture can only be drawn where the one divides the other"
+            )
+    return parts
 
 
 def _pixels(prediction: Tensor, video: Tensor, drawn: Hidden, objective: VideoPart) -> Tensor:

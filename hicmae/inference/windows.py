@@ -19,9 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.media import MediaError, open_video, read_frames
 from hicmae.datasets.strips import ShardConfig, crop_recipe, thinned
 from hicmae.datasets.transforms import resize
+from hicmae.finetune.inputs import sound_of
 from hicmae.models.base import Model
 
 __all__ = ["Preprocessing", "Window", "middle_window", "windows"]
@@ -43,6 +45,8 @@ class Preprocessing:
     """Square cut out of every frame (left, top, width, height); None is the centre square."""
     max_fps: float | None = 30.0
     """Frames per second above which frames are left out evenly."""
+    sound: SoundConfig | None = None
+    """The picture of a window's sound; None for models that only see."""
 
     @classmethod
     def of(cls, model: Model, meta: Mapping[str, Any]) -> Preprocessing:
@@ -58,9 +62,10 @@ class Preprocessing:
                 f"{meta.get('file', 'the checkpoint')}: its clips were cropped by {crop.get('kind')!r}, which this "
                 "version cannot do; install the version it was made with"
             )
-        if model.grid is None or model.patch is None:
-            raise UserError(f"{model.name or 'the model'} takes no video, so that there is nothing to show it")
-        frames, height, _ = (n * p for n, p in zip(model.grid, model.patch, strict=True))
+        # a model that only hears has windows of time too: those that its training clips were
+        frames, height = int(stated.get("frames", cls.frames)), int(stated.get("size", cls.stored))
+        if model.grid is not None and model.patch is not None:
+            frames, height, _ = (n * p for n, p in zip(model.grid, model.patch, strict=True))
         return cls(
             frames=frames,
             stride=int(stated.get("stride", cls.stride)),
@@ -68,6 +73,7 @@ class Preprocessing:
             stored=int(stated.get("size", cls.stored)),
             box=tuple(crop["box"]) if crop["kind"] == "box" else None,
             max_fps=stated.get("max_fps", cls.max_fps),
+            sound=sound_of(model, stated.get("sound")),
         )
 
     def rate(self, fps: float) -> float:
