@@ -126,7 +126,12 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> int:
     from hicmae import finetune
 
     report = finetune.evaluate(
-        arguments.run, arguments.data or None, segments=arguments.segments, out=arguments.out, device=arguments.device
+        arguments.run,
+        arguments.data or None,
+        segments=arguments.segments,
+        modality=arguments.modality,
+        out=arguments.out,
+        device=arguments.device,
     )
     _write(str(report))
     return 0
@@ -264,6 +269,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
         "--data", nargs="+", default=[], metavar="DIR", help="labelled shards (default: the recipe's test)"
     )
     sub.add_argument("--segments", type=int, metavar="N", help="clips per sample whose predictions are averaged")
+    sub.add_argument("--modality", choices=["video", "audio"], help="give an audio-visual model this one alone")
     sub.add_argument("--out", metavar="DIR", help="where the JSON, CSV and HTML files go (default: RUN/evaluation)")
     _device(sub)
 
