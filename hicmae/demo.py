@@ -45,10 +45,14 @@ class DemoConfig:
     """Height and width of the clips, in pixels."""
     seeds: int = 1
     """Repetitions with other people and other weights."""
+    pretrain_epochs: int | None = None
+    """Instead of the recipe's."""
+    finetune_epochs: int | None = None
+    """Instead of the recipe's."""
 
     def __post_init__(self) -> None:
-        for name in ("train", "test", "unlabeled", "seeds"):
-            if getattr(self, name) < 1:
+        for name in ("train", "test", "unlabeled", "seeds", "pretrain_epochs", "finetune_epochs"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}")
 
 
@@ -114,18 +118,19 @@ def generated_faces(out: str | Path, config: DemoConfig | None = None) -> DemoRe
             )
         }
         common: dict[str, Any] = {"seed": seed}
+        loops = [{} if n is None else {"epochs": n} for n in (config.pretrain_epochs, config.finetune_epochs)]
         say(f"2/7 pretraining on {config.unlabeled} clips without labels: MAE-DFER, appearance and motion{note}")
         weights = pretrain.run(
             _recipe(
                 pretrain.PretrainConfig,
                 "pretrain",
-                {**common, "data": {"shards": [shards["unlabeled"]]}, "out": str(home / "pretrain")},
+                {**common, "loop": loops[0], "data": {"shards": [shards["unlabeled"]]}, "out": str(home / "pretrain")},
             )
         )
         for number, name in enumerate(FROM):
             say(f"{3 + number}/7 fine-tuning {name}, and evaluating{note}")
             run = home / f"finetune-{('scratch', 'pretrained')[number]}"
-            values = {**common, "data": {"train": [shards["train"]]}, "out": str(run)}
+            values = {**common, "loop": loops[1], "data": {"train": [shards["train"]]}, "out": str(run)}
             values["init"] = str(weights) if number else None
             last = finetune.run(_recipe(finetune.FinetuneConfig, "finetune", values))
             reports[name].append(finetune.evaluate(last, [shards["test"]], out=run / "evaluation"))
@@ -164,7 +169,7 @@ def _finish(
         picture=picture,
         page=run / "evaluation" / "evaluation.html",
     )
-    rows = {name: dataclasses.asdict(row) for name, row in result.rows.items()}
+    rows = {name: row._asdict() for name, row in result.rows.items()}
     told = {"rows": rows, "chance": result.chance, "ceiling": result.ceiling, "minutes": result.minutes}
     (out / "results.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
     return result
