@@ -191,7 +191,12 @@ def own_videos(videos: str | Path, out: str | Path, *, steps: int = 400) -> str:
         dataclasses.replace(
             config,
             data=dataclasses.replace(config.data, shards=[str(out / "shards")]),
-            optim=dataclasses.replace(config.optim, warmup_epochs=0.1 * loop.epochs),
+            # few clips make a small batch; the rate of a step stays that of the recipe
+            optim=dataclasses.replace(
+                config.optim,
+                lr=config.optim.lr * config.loop.batch_size / batch,
+                warmup_epochs=0.1 * loop.epochs,
+            ),
             loop=loop,
             out=str(out / "pretrain"),
         )

@@ -36,6 +36,7 @@ CODE = ("hicmae", "tests", "benchmarks")
 VAGUE = {"utils", "util", "misc", "helpers", "helper", "common"}
 MODALITIES = {"av", "torchvision", "torchaudio", "webdataset"}
 TRAINING_PATH = ("models", "pretrain", "finetune", "runtime")
+NO_TRAINING = {"profile.py", "report.py", "page.py", "charts.py"}  # counting and drawing, which no step passes through
 TRAINING_DATA = ("samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
 MACHINE_PATH = re.compile(r"(?<![\w.}$<~-])/(?:home|work|Users|root|mnt|scratch)/[\w.-]+|\b[A-Z]:\\Users\\")
 TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".sh", ".json", ".txt", ".cfg", ".html", ".slurm", ""}
@@ -310,7 +311,8 @@ def test_code_lines_are_counted_without_words_about_them(tmp_path: Path) -> None
 def test_the_training_path_stays_readable() -> None:
     files = sources(ROOT, *(f"hicmae/{name}" for name in TRAINING_PATH))
     files += [ROOT / "hicmae" / "datasets" / f"{name}.py" for name in TRAINING_DATA]
-    lines = {str(path.relative_to(ROOT)): code_lines(path) for path in files if path.is_file()}
+    files = [path for path in files if path.is_file() and path.name not in NO_TRAINING]
+    lines = {str(path.relative_to(ROOT)): code_lines(path) for path in files}
     assert sum(lines.values()) <= 5000, lines
 
 

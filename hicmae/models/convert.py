@@ -19,16 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hicmae.models.base import Model
-from hicmae.models.factory import arguments_for, create_model, save_weights
 from hicmae.models.lgi import LGI, region_grid
 from hicmae.models.mae import MaskedAutoencoder
-from hicmae.models.switches import contradictions, determined
-from hicmae.models.systems import Stage
+from hicmae.models.switches import contradictions
 from hicmae.models.tokens import grid_of
 from hicmae.runtime.checkpoint import read_weights
 from hicmae.runtime.log import UserError
 
-__all__ = ["LoadReport", "convert_file", "from_published", "load_checkpoint", "read_published", "to_published"]
+__all__ = ["LoadReport", "from_published", "load_checkpoint", "read_published", "to_published"]
 
 _FLAT = ("patch_embed.", "blocks.", "lg_region_tokens", "temporal_downsamples.", "spatial_downsamples.", "norm.")
 _HEAD = ("head.", "fc_norm.")
@@ -110,33 +108,6 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names to published ones: classifiers of one encoder become flat, everything else passes unchanged."""
     single = "fc_norm.weight" in state and not any(name.endswith("layer_weights") for name in state)
     return {name.removeprefix("encoder.") if single else name: value for name, value in state.items()}
-
-
-def convert_file(
-    source: str | Path, target: str | Path, name: str, meta: Mapping[str, Any] | None = None
-) -> LoadReport:
-    """Write a published `.pth` file of the model `name` as safetensors, described so that it can be rebuilt.
-
-    Stage and arguments are inferred from the tensors (heads are 64 wide in all published encoders); `meta` (labels,
-    preprocessing, licence, ...) is stored beside.
-    Every tensor of the file must find its place, and every parameter its tensor.
-
-    Raises:
-        UserError: an unsafe file, or one that is not this model, whole.
-    """
-    state = from_published(read_published(source)[0])
-    stage: Stage = "pretrain" if any(key.startswith("encoder_to_decoder") for key in state) else "finetune"
-    found = determined(state)
-    if "dim" in found:
-        found["heads"] = found["dim"] // 64
-    if "head.weight" in state:
-        found["num_classes"] = len(state["head.weight"])
-    model = create_model(name, stage, **arguments_for(name, stage, found))
-    report = load_checkpoint(model, source, strict_head=True)
-    if report.new or report.left_over:
-        raise UserError(f"{source}: is not {name} ({stage}), whole: {report}")
-    save_weights(target, model, meta)
-    return report
 
 
 def load_checkpoint(model: Model, path: str | Path, strict_head: bool = False) -> LoadReport:

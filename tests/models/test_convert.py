@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hicmae.models import create_model, load_checkpoint, model_arguments, read_weights, save_weights
-from hicmae.models.convert import convert_file, from_published, to_published
-from hicmae.models.factory import STAGES
+from hicmae.models import create_model, load_checkpoint, save_weights
+from hicmae.models.convert import from_published, to_published
 from hicmae.runtime.log import UserError
 
 SMALL = {"dim": 32, "depth": 2, "heads": 2, "frames": 4, "size": 16, "patch": (2, 4, 4)}
@@ -152,30 +151,3 @@ def test_a_missing_third_attention_is_told_apart_from_an_unknown_one(tmp_path: P
     file = published_file(tmp_path / "a.pth", create_model("mae_dfer_base", **SMALL))
     with pytest.raises(UserError, match=r"third='cross' \(the model: None\)"):
         load_checkpoint(create_model("mae_dfer_base", **SMALL, third=None), file)
-
-
-@pytest.mark.parametrize("name", ["videomae_base", "mae_dfer_base", "svfap_base", "hicmae_base"])
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_published_file_is_converted_whole_and_can_be_rebuilt_from_its_header(
-    name: str, stage: str, tmp_path: Path
-) -> None:
-    sizes = {"dim": 128, "depth": 10 if name.startswith("hicmae") else 21, "heads": 2, "decoder_dim": 64}
-    known = model_arguments(name, stage)
-    source = create_model(name, stage, **{key: value for key, value in sizes.items() if key in known})
-    report = convert_file(
-        published_file(tmp_path / "a.pth", source), tmp_path / "a.safetensors", name, {"license": "?"}
-    )
-    assert (report.new, report.left_over) == ([], [])
-    state, meta = read_weights(tmp_path / "a.safetensors")
-    again = create_model(meta["name"], meta["stage"], **meta["args"])
-    assert (meta["stage"], meta["license"]) == (stage, "?")
-    assert load_checkpoint(again, tmp_path / "a.safetensors").new == []
-    assert all(torch.equal(state[key], value) for key, value in source.state_dict().items())
-
-
-def test_half_a_file_is_not_converted(tmp_path: Path) -> None:
-    state = {"model": {"blocks.0.norm1.weight": torch.ones(32)}}
-    torch.save(state, tmp_path / "a.pth")
-    with pytest.raises(UserError):
-        convert_file(tmp_path / "a.pth", tmp_path / "a.safetensors", "videomae_base")
-    assert not (tmp_path / "a.safetensors").exists()
