@@ -108,7 +108,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
         configs.keep_recipe(config, out)
     if show:
         if loaded is not None:
-            say(_told(config, loaded))
+            say(_told(config, loaded) + _heard_before(config, sound))
         if len(train) < whole:
             say(f"{whole - len(train):,} of {whole:,} training clips cannot be heard: left out")
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -283,6 +283,16 @@ def _meta(
         "preprocessing": preprocessing,
         "config": configs.as_dict(config),
     }
+
+
+def _heard_before(config: FinetuneConfig, sound: SoundConfig | None) -> str:
+    """Words, where the weights to start from were trained on sound that was normalised otherwise."""
+    file = _init_file(config)
+    if sound is None or file is None or file.suffix != ".safetensors":
+        return ""
+    before = read_weights(file)[1].get("preprocessing", {}).get("sound", {})
+    unlike = {k: before[k] for k in ("mean", "std") if k in before and before[k] != getattr(sound, k)}
+    return "".join(f"; it heard sound with {k} {v}, not {getattr(sound, k)}: see sound.{k}" for k, v in unlike.items())
 
 
 def _told(config: FinetuneConfig, loaded: LoadReport) -> str:

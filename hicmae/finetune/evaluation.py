@@ -260,7 +260,7 @@ def report_on(
     figures = scores(confusion)
     unit = f"{len(set(groups))} groups" if groups is not None else "clip-level (groups unknown)"
     return Report(
-        title=f"{meta['name']} on {', '.join(folders)}",
+        title=f"{meta['name']}{f' ({modality} alone)' if modality else ''} on {', '.join(folders)}",
         labels=labels,
         scores=figures,
         intervals=bootstrap(truth, guess, groups, len(labels), samples=DRAWS),

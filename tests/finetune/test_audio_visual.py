@@ -281,3 +281,13 @@ def test_a_model_that_only_sees_is_given_no_sound() -> None:
     assert Inputs.of(model) == Inputs() and str(Inputs()) == "video"
     with pytest.raises(UserError, match="videomae_base takes video only"):
         Inputs.of(model, "audio")
+
+
+def test_sound_normalised_otherwise_than_in_pretraining_is_told(
+    train_shards: str, pretrained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = recipe(train_shards, tmp_path, args={}, init=pretrained, loop__epochs=1)
+    run(config)
+    assert "it heard" not in capsys.readouterr().err
+    run(dataclasses.replace(config, sound=SoundConfig(mean=-6.0), out=str(tmp_path / "b")))
+    assert "it heard sound with mean -4.2677393, not -6.0: see sound.mean" in capsys.readouterr().err
