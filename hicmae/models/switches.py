@@ -92,6 +92,8 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 def _own(model: Mapping[str, Any], key: str) -> Any:
     """The model's argument; that of an audio tower is the video tower's where it has none of its own."""
+    if key.startswith("audio_") and key not in model and len(model.get("patch", ())) == 3:
+        return _ABSENT  # a model that only sees: what the file says of sound is not about it
     if key.startswith("audio_") and model.get(key) is None:
         key = key.removeprefix("audio_")
     return model.get(key, _ABSENT)
