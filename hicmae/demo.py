@@ -181,7 +181,7 @@ def own_videos(videos: str | Path, out: str | Path, *, steps: int = 400) -> str:
     say("1/3 sharding")
     index = write_shards([videos], out / "shards", config=ShardConfig(size=128))
     say(str(index))
-    config = configs.load(pretrain.PretrainConfig, configs.resolve("mae_dfer_small", "pretrain"))
+    config = configs.load(pretrain.PretrainConfig, configs.resolve("own_videos", "pretrain"))
     batch = min(config.loop.batch_size, len(index))
     loop = dataclasses.replace(
         config.loop, batch_size=batch, epochs=max(1, steps // (len(index) // batch)), save_every=100
