@@ -16,7 +16,7 @@ def test_the_whole_way_from_faces_to_the_page(tmp_path: Path) -> None:
     result = generated_faces(tmp_path, small)
     told = str(result)
     assert (result.chance, result.ceiling) == (pytest.approx(1 / 6), 0.5)
-    assert all(0 <= row.low <= row.value <= row.high <= 0.5 for row in result.rows.values())  # twins look alike
+    assert all(0 <= row.low <= row.value <= row.high <= 0.5 + 1e-9 for row in result.rows.values())  # twins look alike
     assert "from scratch" in told and "from the pretrained checkpoint" in told and "best possible without sound" in told
     assert result.picture.stat().st_size > 10_000
     assert result.page.read_text(encoding="utf-8").startswith("<!")
@@ -40,4 +40,4 @@ def test_over_three_seeds_the_video_model_lies_between_twice_chance_and_its_ceil
     result = generated_faces(tmp_path, DemoConfig(seeds=3))
     row = result.rows["from the pretrained checkpoint"]
     assert row.low > 2 * result.chance, str(result)
-    assert row.high <= result.ceiling, str(result)
+    assert row.high <= result.ceiling + 1e-9, str(result)
