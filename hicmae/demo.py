@@ -22,6 +22,7 @@ from hicmae.datasets.synthetic import Corpus, make_corpus
 from hicmae.finetune.report import Report
 from hicmae.inference.predict import predict_clip
 from hicmae.inference.reconstruct import reconstruct_clip
+from hicmae.models.factory import save_weights
 from hicmae.models.profile import profile
 from hicmae.runtime.log import UserError, say
 from hicmae.runtime.metrics import Estimate, bootstrap
@@ -76,7 +77,7 @@ class DemoResult:
     def __str__(self) -> str:
         seeds = f", {self.seeds} seeds" if self.seeds > 1 else ""
         lines = [
-            f"Six emotions from frames alone; {self.people} people nobody trained on{seeds}; same labels, same steps.",
+            f"Six emotions from frames alone; {self.people} people nobody trained on{seeds}; same first weights, labels, steps.",
             f"{'':34} {'UAR':>6}   95 % interval",
             *(f"{name:34} {row.value:6.1%}   {row.low:.1%} to {row.high:.1%}" for name, row in self.rows.items()),
             f"{'chance':34} {self.chance:6.1%}",
@@ -120,18 +121,17 @@ def generated_faces(out: str | Path, config: DemoConfig | None = None) -> DemoRe
         common: dict[str, Any] = {"seed": seed}
         loops = [{} if n is None else {"epochs": n} for n in (config.pretrain_epochs, config.finetune_epochs)]
         say(f"2/7 pretraining on {config.unlabeled} clips without labels: MAE-DFER, appearance and motion{note}")
-        weights = pretrain.run(
-            _recipe(
-                pretrain.PretrainConfig,
-                "pretrain",
-                {**common, "loop": loops[0], "data": {"shards": [shards["unlabeled"]]}, "out": str(home / "pretrain")},
-            )
-        )
+        values = {**common, "loop": loops[0], "data": {"shards": [shards["unlabeled"]]}, "out": str(home / "pretrain")}
+        recipe = _recipe(pretrain.PretrainConfig, "pretrain", values)
+        weights = pretrain.run(recipe)
+        # the same first weights without their pretraining: the rows then differ in nothing else
+        untrained = home / "untrained.safetensors"
+        save_weights(untrained, pretrain.build_model(recipe))
         for number, name in enumerate(FROM):
             say(f"{3 + number}/7 fine-tuning {name}, and evaluating{note}")
             run = home / f"finetune-{('scratch', 'pretrained')[number]}"
             values = {**common, "loop": loops[1], "data": {"train": [shards["train"]]}, "out": str(run)}
-            values["init"] = str(weights) if number else None
+            values["init"] = str(weights if number else untrained)
             last = finetune.run(_recipe(finetune.FinetuneConfig, "finetune", values))
             reports[name].append(finetune.evaluate(last, [shards["test"]], out=run / "evaluation"))
     return _finish(out, home, run, config, corpus, reports, started)
@@ -165,7 +165,7 @@ def _finish(
         seeds=config.seeds,
         minutes=(time.monotonic() - started) / 60,
         prediction=prediction.table(),
-        cost=str(cost).splitlines()[0],
+        cost="\n".join(str(cost).splitlines()[:2]),
         picture=picture,
         page=run / "evaluation" / "evaluation.html",
     )

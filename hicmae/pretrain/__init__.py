@@ -1,7 +1,7 @@
 """Self-supervised pretraining: masks, targets, losses, objectives, and the run of a recipe."""
 
 from hicmae.pretrain.config import MaskConfig, PretrainConfig, PretrainData, TargetConfig
-from hicmae.pretrain.engine import run
+from hicmae.pretrain.engine import build_model, run
 from hicmae.pretrain.objectives import Reconstruction, objective_for
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "PretrainData",
     "Reconstruction",
     "TargetConfig",
+    "build_model",
     "objective_for",
     "run",
 ]
