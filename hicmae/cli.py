@@ -240,7 +240,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
     sub.add_argument("--videos", metavar="DIR", help="your own videos: shard, pretrain, reconstruct")
     sub.add_argument("--out", default="runs/demo", metavar="DIR", help="where everything is written (%(default)s)")
     sub.add_argument("--seeds", type=int, default=1, metavar="N", help="repetitions with other seeds (%(default)s)")
-    sub.add_argument("--steps", type=int, default=400, metavar="N", help="training steps with --videos (%(default)s)")
+    sub.add_argument("--steps", type=int, default=3000, metavar="N", help="training steps with --videos (%(default)s)")
 
     sub = add(
         "shard",

@@ -175,16 +175,16 @@ def _finish(
     return result
 
 
-def own_videos(videos: str | Path, out: str | Path, *, steps: int = 400) -> str:
+def own_videos(videos: str | Path, out: str | Path, *, steps: int = 3000) -> str:
     """Shard a person's own videos, pretrain a small model on them, draw a reconstruction of the first one."""
     out = Path(out)
     say("1/3 sharding")
-    index = write_shards([videos], out / "shards", config=ShardConfig(size=128))
+    index = write_shards([videos], out / "shards", config=ShardConfig(size=96, max_seconds=2))
     say(str(index))
     config = configs.load(pretrain.PretrainConfig, configs.resolve("own_videos", "pretrain"))
     batch = min(config.loop.batch_size, len(index))
     loop = dataclasses.replace(
-        config.loop, batch_size=batch, epochs=max(1, steps // (len(index) // batch)), save_every=100
+        config.loop, batch_size=batch, epochs=max(1, steps // (len(index) // batch)), save_every=500
     )
     say("2/3 pretraining")
     pretrain.run(
