@@ -77,7 +77,8 @@ class DemoResult:
     def __str__(self) -> str:
         seeds = f", {self.seeds} seeds" if self.seeds > 1 else ""
         lines = [
-            f"Six emotions from frames alone; {self.people} people nobody trained on{seeds}; same first weights, labels, steps.",
+            f"Six emotions from frames alone; {self.people} people nobody trained on{seeds}.",
+            "Both models start from the same first weights and see the same labels for the same steps.",
             f"{'':34} {'UAR':>6}   95 % interval",
             *(f"{name:34} {row.value:6.1%}   {row.low:.1%} to {row.high:.1%}" for name, row in self.rows.items()),
             f"{'chance':34} {self.chance:6.1%}",
