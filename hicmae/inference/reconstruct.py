@@ -27,10 +27,8 @@ __all__ = ["reconstruct_clip"]
 
 COLUMNS = 8
 GREY = 0.5
-FOOTNOTE = (
-    "Each hidden patch borrows its mean and contrast from the original; visible patches are pasted in. "
-    "Errors: mean squares over hidden patches, beside the simplest guess."
-)
+BORROWED = "Each hidden patch borrows its mean and contrast from the original; "
+FOOTNOTE = "visible patches are pasted in. Errors: mean squares over hidden patches, beside the simplest guess."
 
 Part = VideoPart | AudioPart
 
@@ -95,7 +93,8 @@ def reconstruct_clip(
         columns=[f"{time:.2f} s" for time in times],
         title=f"{Path(clip).name}",
         caption=f"{meta.get('name', net.name)}, trained for {steps}; {hidden} hidden (seed {seed})",
-        footnote=FOOTNOTE,
+        # a model of plain pixels predicts brightness and contrast itself
+        footnote=BORROWED + FOOTNOTE if part.target.normalise else FOOTNOTE[0].upper() + FOOTNOTE[1:],
     )
     return out
 
