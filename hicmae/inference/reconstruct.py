@@ -222,8 +222,9 @@ def _pixels(prediction: Tensor, video: Tensor, drawn: Hidden, objective: VideoPa
 
 
 def _error(error: Tensor, guess: str, by_guess: Tensor | None) -> str:
-    told = f"error {error:.2f}"
-    return told if by_guess is None else f"{told}\n{guess} {by_guess:.2f}"
+    digits = 2 if error >= 0.1 else 4  # errors of plain pixels are small
+    told = f"error {error:.{digits}f}"
+    return told if by_guess is None else f"{told}\n{guess} {by_guess:.{digits}f}"
 
 
 def _frames(video: Tensor) -> Tensor:
