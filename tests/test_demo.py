@@ -34,7 +34,7 @@ def test_own_videos_are_sharded_learnt_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "reconstruction.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow  # about 12 minutes on two cores
+@pytest.mark.slow  # about 15 minutes on two cores
 @pytest.mark.timeout(3600)
 def test_over_three_seeds_the_video_model_lies_between_twice_chance_and_its_ceiling(tmp_path: Path) -> None:
     result = generated_faces(tmp_path, DemoConfig(seeds=3))
