@@ -17,6 +17,7 @@ from torch.distributed.nn.functional import all_gather
 from hicmae.datasets.transforms import normalise
 from hicmae.pretrain import losses, masking, targets
 from hicmae.pretrain.config import ContrastConfig, MaskConfig, TargetConfig
+from hicmae.runtime.log import UserError
 from hicmae.runtime.loop import Batch, Step
 
 __all__ = ["AudioPart", "AudioVisual", "Hidden", "Reconstruction", "VideoPart", "objective_for"]
@@ -183,8 +184,10 @@ class AudioVisual:
         )
         of_video, parts = self.video.loss(out.video, video, seen)
         of_audio, audio_parts = self.audio.loss(out.audio, audio, heard)
-        contrast = self.contrast_loss(out.levels, batch.get("source"), out.temperature)
-        loss = of_video + of_audio + self.contrast.weight * contrast
+        loss, contrast = of_video + of_audio, of_video.new_zeros(())
+        if out.levels:  # also at weight 0, to be watched
+            contrast = self.contrast_loss(out.levels, batch.get("source"), out.temperature)
+            loss = loss + self.contrast.weight * contrast
         return Step(loss, {**parts, **audio_parts, "contrastive": contrast.detach()})
 
     def contrast_loss(
@@ -228,7 +231,13 @@ def objective_for(
     if model.audio_grid is not None:
         audio = AudioPart(grid=model.audio_grid, patch=model.audio_patch, windows=model.audio_mask_windows, **common)
     if video is not None and audio is not None:
-        return AudioVisual(video=video, audio=audio, contrast=contrast or ContrastConfig())
+        contrast = contrast or ContrastConfig()
+        if contrast.weight and not any(model.taps.values()):
+            raise UserError(
+                "contrast needs levels, and a decoder of one block reads none: set args.decoder_depth to 2 or more, or "
+                "contrast.weight to 0"
+            )
+        return AudioVisual(video=video, audio=audio, contrast=contrast)
     part = video or audio
     if part is None:
         raise ValueError(f"{model.name} has neither a video nor an audio grid")

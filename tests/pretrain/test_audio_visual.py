@@ -167,3 +167,11 @@ def test_a_selection_of_an_index_keeps_what_belongs_together(shards: Path) -> No
     for name in ("keys", "sources", "labels", "shard", "offset", "size", "frames", "sound", "sha256"):
         assert np.array_equal(getattr(some, name), getattr(index, name)[kept])
     assert not set(some.keys) & set(index.keys[~index.audible])
+
+
+def test_a_decoder_without_levels_is_refused_with_contrast_and_trains_without(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"args\.decoder_depth to 2 or more"):
+        run(recipe(shards, tmp_path / "a", "--args.decoder_depth", "1"), show=False)
+    run(recipe(shards, tmp_path / "b", "--args.decoder_depth", "1", "--contrast.weight", "0"), show=False)
+    logged = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
+    assert all(entry["contrastive"] == 0 for entry in logged)
