@@ -117,6 +117,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cut mkv": (lambda folder: _cut(folder / "cut.mkv"), "is cut off"),
     "cut webm": (lambda folder: _cut(folder / "cut.webm"), "is cut off"),
     "cut avi": (lambda folder: _cut(folder / "cut.avi"), "is cut off"),
+    "cut flv": (lambda folder: _cut(folder / "cut.flv"), "is cut off"),
     "cut mov": (lambda folder: _cut(folder / "cut.mov", 0.95), "is cut off"),
     "pictures of noise": (lambda folder: _no_index(folder / "scrambled.mp4"), "is damaged"),
     "folder": (lambda folder: _folder(folder / "folder.mp4"), "is a folder"),
@@ -131,6 +132,10 @@ ODD: dict[str, Callable[[Path], Path]] = {
     "mkv": lambda folder: video(folder / "plain.mkv"),
     "webm": lambda folder: video(folder / "plain.webm"),
     "avi": lambda folder: video(folder / "plain.avi"),
+    "flv": lambda folder: video(folder / "plain.flv"),
+    "flash codecs": lambda folder: write_video(
+        folder / "old.flv", moving(12), 25, pulses(0.5, 22_050), 22_050, codec="flv", audio_codec="libmp3lame"
+    ),
     "mpeg4": lambda folder: video(folder / "mpeg4.mp4", codec="mpeg4"),
     "no sound": lambda folder: video(folder / "silent.mp4", sound=False),
     "one frame": lambda folder: video(folder / "one.mp4", frames=1, sound=False),

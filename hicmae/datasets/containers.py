@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["FORMATS", "declared_bytes", "describe", "sniff"]
+__all__ = ["FORMATS", "declared_bytes", "describe", "sniff", "sniff_sound"]
 
-FORMATS = {"mov": "mov", "matroska": "matroska", "avi": "avi"}
+FORMATS = {"mov": "mov", "matroska": "matroska", "avi": "avi", "flv": "flv", "m4a": "mov", "wav": "wav"}
 """Containers that are read -> FFmpeg's demuxer, which is forced: playlists and pictures never reach a demuxer."""
 
 _MOV_BOXES = {
@@ -39,21 +39,29 @@ _LOOKS_LIKE = [
     (b"fLaC", "a FLAC sound file"),
     (b"PK\x03\x04", "a zip archive"),
     (b"%PDF", "a PDF document"),
-    (b"FLV\x01", "a Flash video"),
     (b"\x00\x00\x01\xba", "an MPEG program stream"),
     (b"\x30\x26\xb2\x75", "a Windows Media file"),
 ]
 
 
 def sniff(head: bytes) -> str | None:
-    """Container of a file from its first 16 bytes: `mov` (mp4 too), `matroska` (webm too), `avi`, or None."""
+    """Container of a file from its first 16 bytes: `mov` (mp4 too), `matroska` (webm too), `avi`, `flv`, or None."""
     if head[:4] == b"\x1aE\xdf\xa3":
         return "matroska"
+    if head[:4] == b"FLV\x01":
+        return "flv"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "avi"
     if head[4:8] == b"ftyp" and head[8:12] in _SOUND_BRANDS | _PICTURE_BRANDS:
         return None
     return "mov" if len(head) >= 8 and head[4:8] in _MOV_BOXES else None
+
+
+def sniff_sound(head: bytes) -> str | None:
+    """As `sniff`, for a file of which only the sound is wanted: `m4a` and `wav` as well."""
+    if head[4:8] == b"ftyp" and head[8:12] in _SOUND_BRANDS:
+        return "m4a"
+    return "wav" if head[:4] == b"RIFF" and head[8:12] == b"WAVE" else sniff(head)
 
 
 def describe(head: bytes) -> str:
@@ -76,11 +84,11 @@ def declared_bytes(path: Path, container: str) -> int | None:
     """Bytes the file should have according to its own structure; None where it does not say."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        if container == "mov":
+        if container in ("mov", "m4a"):
             return _mov_end(file, size)
-        if container == "avi":
+        if container in ("avi", "wav"):
             return _riff_end(file, size)
-        return _matroska_end(file)
+        return _flv_end(file, size) if container == "flv" else _matroska_end(file)
 
 
 def _mov_end(file: BinaryIO, size: int) -> int | None:
@@ -111,6 +119,18 @@ def _riff_end(file: BinaryIO, size: int) -> int | None:
             return None
         at += 8 + length + length % 2
     return at - 1 if at == size + 1 else at  # the last padding byte is often left out
+
+
+def _flv_end(file: BinaryIO, size: int) -> int | None:
+    file.seek(5)
+    at = int.from_bytes(file.read(4), "big") + 4
+    while at < size:
+        file.seek(at)
+        head = file.read(11)
+        if head[0] & 0x1F not in (8, 9, 18):  # sound, pictures, data; else bytes appended by somebody else
+            return None
+        at += 11 + int.from_bytes(head[1:4].ljust(3, b"\0"), "big") + 4
+    return at - 4  # each tag is followed by its size, which is often left out after the last
 
 
 def _matroska_end(file: BinaryIO) -> int | None:

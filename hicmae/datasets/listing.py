@@ -1,7 +1,7 @@
 """Which videos there are: files, folders, and lists with labels.
 
-A list is a csv file whose header names `path` and perhaps `label`, `group` and columns of one's own, or the published
-form without header: `path label`, separated by a blank, a path alone where there is no label.
+A list is a csv file whose header names `path` and perhaps `label`, `group`, `sound` and columns of one's own, or the
+published form without header: `path label`, separated by a blank, a path alone where there is no label.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hicmae.datasets.containers import describe, sniff
 
 __all__ = ["SUFFIXES", "Item", "Problem", "find_videos", "is_list", "keys_of", "read_list"]
 
-SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
+SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv"})
 """A file of a folder with such a name is taken for a video, and named where it is none; others are looked into."""
 
 
@@ -34,6 +34,8 @@ class Item:
     path: Path
     label: str | None = None
     group: str | None = None
+    sound: Path | None = None
+    """File that holds its sound (m4a, wav or a video), where that lies outside the video."""
     extra: dict[str, str] = field(default_factory=dict)
     line: int | None = None
     """Where its list names it."""
@@ -131,7 +133,7 @@ def read_list(path: str | Path, root: str | Path | None = None) -> tuple[list[It
     elif len(header) > 1 and Path(header[0]).suffix not in SUFFIXES and not _blank_separated(first)[1]:
         raise UserError(f"{path}:1: no column is called `path` (there are {', '.join(header)}); name the columns")
     else:
-        rows, problems = [(n, *_blank_separated(line), None, {}) for n, line in _numbered(lines)], []
+        rows, problems = [_Row(n, *_blank_separated(line)) for n, line in _numbered(lines)], []
     base = Path(os.path.normpath(Path(root if root is not None else path.parent).absolute()))
     return _to_items(path, rows, base, problems)
 
@@ -151,13 +153,20 @@ def keys_of(sources: Iterable[str]) -> list[str]:
     return [slug if ok else f"{slug}-{tag}" for slug, ok, tag in zip(slugs, exact, digests, strict=True)]
 
 
-Row = tuple[int, str, "str | None", "str | None", dict[str, str]]
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    path: str
+    label: str | None = None
+    group: str | None = None
+    sound: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)
 
 
-def _csv_rows(path: Path, text: str) -> tuple[list[Row], list[Problem]]:
+def _csv_rows(path: Path, text: str) -> tuple[list[_Row], list[Problem]]:
     reader = csv.reader(io.StringIO(text))
     header: list[str] = []
-    rows: list[Row] = []
+    rows: list[_Row] = []
     problems: list[Problem] = []
     for cells in reader:
         line = reader.line_num
@@ -172,8 +181,8 @@ def _csv_rows(path: Path, text: str) -> tuple[list[Row], list[Problem]]:
             problems.append(Problem(path=str(path), line=line, reason=reason, remedy=remedy))
             continue
         row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        where = row.pop("path")
-        rows.append((line, where, row.pop("label", "") or None, row.pop("group", "") or None, row))
+        where, label, group, sound = (row.pop(name, "") for name in ("path", "label", "group", "sound"))
+        rows.append(_Row(line, where, label or None, group or None, sound or None, row))
     return rows, problems
 
 
@@ -189,30 +198,38 @@ def _blank_separated(line: str) -> tuple[str, str | None]:
     return head.strip(), tail
 
 
-def _to_items(path: Path, rows: list[Row], base: Path, problems: list[Problem]) -> tuple[list[Item], list[Problem]]:
-    full = {where: Path(os.path.normpath(base / where)) for _, where, *_ in rows if where}
+def _to_items(path: Path, rows: list[_Row], base: Path, problems: list[Problem]) -> tuple[list[Item], list[Problem]]:
+    full = {row.path: Path(os.path.normpath(base / row.path)) for row in rows if row.path}
     inside = all(target.is_relative_to(base) for target in full.values())
     common = base if inside or not full else Path(os.path.commonpath([target.parent for target in full.values()]))
     lines: dict[str, int] = {}
     items: dict[str, Item] = {}
-    labelled = sum(label is not None for _, _, label, *_ in rows)
-    for line, where, label, group, extra in rows:
+    labelled = any(row.label is not None for row in rows)
+    for row in rows:
 
-        def note(reason: str, remedy: str, line: int = line) -> None:
+        def note(reason: str, remedy: str, line: int = row.line) -> None:
             problems.append(Problem(path=str(path), line=line, reason=reason, remedy=remedy))
 
-        if not where:
+        if not row.path:
             note("names no file", "give the path of a video")
             continue
-        source = _source(full[where], common)
+        source = _source(full[row.path], common)
         if source in lines:
-            note(f"names {where} again (first in line {lines[source]})", "keep one of the two lines")
+            note(f"names {row.path} again (first in line {lines[source]})", "keep one of the two lines")
             continue
-        if label is None and labelled:
+        if row.label is None and labelled:
             note("has no label where other lines have one", "give every line a label, or none")
             continue
-        lines[source] = line
-        items[source] = Item(source=source, path=full[where], label=label, group=group, extra=extra, line=line)
+        lines[source] = row.line
+        items[source] = Item(
+            source=source,
+            path=full[row.path],
+            label=row.label,
+            group=row.group,
+            sound=Path(os.path.normpath(base / row.sound)) if row.sound else None,
+            extra=row.extra,
+            line=row.line,
+        )
     return [items[source] for source in sorted(items)], sorted(problems, key=lambda p: p.line or 0)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
-from hicmae.datasets.containers import FORMATS, declared_bytes, describe, sniff
+from hicmae.datasets.containers import FORMATS, declared_bytes, describe, sniff, sniff_sound
 from hicmae.datasets.recording import SOUND_RATE, write_video
 
 __all__ = ["SOUND_RATE", "MediaError", "VideoInfo", "open_video", "read_audio", "read_frames", "write_video"]
@@ -42,7 +42,7 @@ class VideoInfo:
     """What a video file says of itself, with the first frame decoded to be sure that it can be."""
 
     container: str
-    """`mov` (mp4 too), `matroska` (webm too) or `avi`."""
+    """`mov` (mp4 too), `matroska` (webm too), `avi` or `flv`."""
     codec: str
     frames: int | None
     """Number of frames where the container declares it."""
@@ -130,16 +130,16 @@ def read_frames(
 
 
 def read_audio(path: str | Path) -> tuple[np.ndarray, float] | None:
-    """The first sound track as 16 kHz mono, placed by timestamps.
+    """The first sound track of a video, an m4a or a wav file as 16 kHz mono, placed by timestamps.
 
     Returns:
         ((S,) float32 in [-1, 1), time of its first sample in seconds on the clock of `read_frames`), or None where
         the file has no sound. Gaps in the track are silence.
 
     Raises:
-        MediaError: the file is missing, cut off, no video, or damaged.
+        MediaError: the file is missing, cut off, neither video nor sound, or damaged.
     """
-    with _opened(path) as (container, _):
+    with _opened(path, sound=True) as (container, _):
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
@@ -201,29 +201,32 @@ def _declared_seconds(container: Any, stream: Any) -> float | None:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
-    """The open container and its first moving-picture stream; whatever goes wrong inside becomes a `MediaError`."""
+def _opened(path: str | Path, *, sound: bool = False) -> Iterator[tuple[Any, Any]]:
+    """The open container and its first moving-picture stream; whatever goes wrong inside becomes a `MediaError`.
+
+    With `sound`, files without pictures are opened too.
+    """
     path = Path(path).absolute()  # absolute, so that no name reads as a protocol ("pipe:", "http:")
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise MediaError(path, "is not a file that holds data", "name a video")
         head = _head(path)
-        kind = sniff(head)
+        kind = sniff_sound(head) if sound else sniff(head)
         if not head:
             raise MediaError(path, "is empty", _AGAIN)
         if kind is None:
-            remedy = "give mp4, mov, mkv, webm or avi files, or convert it with ffmpeg"
+            remedy = "give mp4, mov, mkv, webm, avi or flv files, or convert it with ffmpeg"
             raise MediaError(path, f"is not a video that can be read (it is {describe(head)})", remedy)
         there, declared = path.stat().st_size, declared_bytes(path, kind)
         if declared is not None and there < declared:
             raise MediaError(path, f"is cut off ({there:,} of {declared:,} bytes are there)", _AGAIN)
         with av.open(str(path), "r", format=FORMATS[kind], metadata_errors="replace") as container:
             pictures = [s for s in container.streams.video if not s.disposition & _COVER]
-            if not pictures:
+            if not pictures and not sound:
                 raise MediaError(path, "holds no video", "leave it out")
-            if pictures[0].codec_context is None:
+            if pictures and pictures[0].codec_context is None:
                 raise MediaError(path, "uses a codec that cannot be decoded", "convert it to H.264 with ffmpeg")
-            yield container, pictures[0]
+            yield container, pictures[0] if pictures else None
     except MediaError:
         raise
     except FileNotFoundError as error:

@@ -22,6 +22,7 @@ _CODECS = {
     ".mkv": ("libx264", "aac"),
     ".webm": ("libvpx-vp9", "libopus"),
     ".avi": ("mpeg4", "pcm_s16le"),
+    ".flv": ("libx264", "aac"),
 }
 
 
@@ -41,7 +42,7 @@ def write_video(
     """Write frames and sound as a video, by default H.264 and AAC; the same input gives the same bytes.
 
     Args:
-        path: .mp4, .mov, .mkv, .webm (VP9, Opus) or .avi (MPEG-4, PCM).
+        path: .mp4, .mov, .mkv, .flv, .webm (VP9, Opus) or .avi (MPEG-4, PCM).
         frames: each (H, W, 3) uint8 RGB; odd sizes are allowed.
         audio: (S,) mono or (S, 2) stereo float32 in [-1, 1].
         times: seconds of each frame, for a variable frame rate.

@@ -77,7 +77,7 @@ def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[byte
     if item.trouble is not None:
         raise MediaError(item.path, *item.trouble)
     info = open_video(item.path)
-    sound = read_audio(item.path) if info.has_audio else None
+    sound = _sound_of(item, info.has_audio)
     frames = read_frames(item.path, threads=1)
     if config.max_fps is not None:
         frames = thinned(frames, info.fps, config.max_fps)
@@ -164,6 +164,17 @@ def _jpeg(pixels: np.ndarray, config: ShardConfig) -> bytes:
     buffer = io.BytesIO()
     scaled(pixels, config.size).save(buffer, "JPEG", quality=config.quality)
     return buffer.getvalue()
+
+
+def _sound_of(item: Item, inside: bool) -> tuple[np.ndarray, float] | None:
+    if item.sound is None:
+        return read_audio(item.path) if inside else None
+    try:
+        return read_audio(item.sound)
+    except MediaError as error:
+        raise MediaError(
+            item.path, f"has sound that cannot be used ({item.sound.name} {error.reason})", error.remedy
+        ) from None
 
 
 def _cut(sound: tuple[np.ndarray, float] | None, start: float, end: float) -> tuple[np.ndarray | None, float]:

@@ -169,7 +169,7 @@ def test_the_same_frames_give_the_same_file_and_no_partial_one(tmp_path: Path) -
     with pytest.raises(ValueError, match="no frames"):
         write_video(tmp_path / "c.mp4", iter(()), 25)
     with pytest.raises(ValueError, match="suffix"):
-        write_video(tmp_path / "c.flv", moving(2), 25)
+        write_video(tmp_path / "c.gif", moving(2), 25)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
 
 
