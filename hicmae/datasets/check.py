@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from hicmae.datasets.index import Index, problems_of
+from hicmae.datasets.index import Index
 from hicmae.datasets.listing import Item, Problem, find_videos, is_list, read_list
 from hicmae.datasets.media import SOUND_RATE, MediaError, VideoInfo, open_video, read_audio, read_frames
+from hicmae.datasets.remote import read_bytes
+from hicmae.datasets.sidecars import problems_of
 from hicmae.datasets.strips import SILENT
 from hicmae.runtime.log import progress as progress_bar
 
@@ -171,18 +173,16 @@ def _check_shard(index: Index, number: int) -> list[Problem]:
     shard = index.shards[number]
     remedy = f"copy it again, or delete {shard.path.stem}.* and shard again"
     try:
-        with shard.path.open("rb") as file:
-            whole = hashlib.sha256()
-            while block := file.read(1 << 20):
-                whole.update(block)
-            if whole.hexdigest() == shard.sha256:
-                return []
-            bad = []
-            for sample in np.flatnonzero(index.shard == number):
-                file.seek(int(index.offset[sample]))
-                raw = file.read(int(index.size[sample]))
-                if hashlib.sha256(raw).digest() != index.sha256[sample].tobytes():
-                    bad.append(str(index.keys[sample]))
+        whole = hashlib.sha256()
+        for at in range(0, shard.bytes, 1 << 23):
+            whole.update(read_bytes(shard.path, at, min(1 << 23, shard.bytes - at)))
+        if whole.hexdigest() == shard.sha256:
+            return []
+        bad = []
+        for sample in np.flatnonzero(index.shard == number):
+            raw = read_bytes(shard.path, int(index.offset[sample]), int(index.size[sample]))
+            if hashlib.sha256(raw).digest() != index.sha256[sample].tobytes():
+                bad.append(str(index.keys[sample]))
     except OSError as error:
         return [Problem(path=str(shard.path), reason=f"cannot be read ({error.strerror})", remedy=remedy)]
     where = f"in {len(bad)} of {shard.samples} samples: {', '.join(bad[:5])}" if bad else "outside its samples"

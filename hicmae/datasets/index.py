@@ -1,14 +1,9 @@
-"""The index of a folder of shards: which sample lies where, and what was skipped.
-
-Beside each tar lies a `.jsonl` that describes it: a head line (configuration, list, and the tar's size and sha256), a
-line per sample, a line per skipped file. `index.json` sums them up once all are there.
-"""
+"""The index of a folder of shards: which sample lies where, and what was skipped, in columns."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +12,17 @@ import numpy as np
 
 from hicmae.configs.errors import UserError
 from hicmae.datasets.listing import Problem
+from hicmae.datasets.remote import Remote, place_of
+from hicmae.datasets.sidecars import Sidecar, parts_of, summary_of
 
-__all__ = ["FORMAT", "Index", "Shard", "Skip"]
-
-FORMAT = 1
-"""Version of the layout of shards, stored in every file that describes them."""
+__all__ = ["Index", "Shard", "Skip", "build"]
 
 
 @dataclass(frozen=True)
 class Shard:
     """One tar."""
 
-    path: Path
+    path: Path | Remote
     bytes: int
     sha256: str
     samples: int
@@ -58,12 +52,13 @@ class Index:
         extra: further columns of the list, name -> (N,) object array of str.
         preprocessing: how frames and sound were made (crop, size, frame rate), to be compared by whoever uses them.
         shard, offset, size: (N,) int64; the tar and the byte range in it that holds the sample.
+        corpus: (N,) int64, which of the joined indexes it comes from, 0 in a single one.
         frames, seconds, fps: (N,) numbers, length and average frame rate.
         sound, silent: (N,) bool, whether there is a sound track, and whether nothing is to be heard on it.
         sha256: (N, 32) uint8, digests of the byte ranges.
     """
 
-    folder: Path
+    folder: Path | Remote
     shards: tuple[Shard, ...]
     skipped: tuple[Skip, ...]
     others: int
@@ -83,24 +78,28 @@ class Index:
     sound: np.ndarray
     silent: np.ndarray
     sha256: np.ndarray
+    corpus: np.ndarray
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Index:
-        """Read the index of `folder`.
+    def load(cls, folder: str | Path | Remote) -> Index:
+        """Read the index of `folder`, which may lie elsewhere (`https://…`, `s3://…`).
 
         Raises:
-            UserError: there are no shards, sharding was not finished, or a file is missing or has another size.
+            UserError: there are no shards, sharding was not finished, a file is missing or has another size, or a
+                server does not answer.
         """
-        folder = Path(folder)
-        problems = problems_of(folder)
+        place = place_of(folder)
+        summary = summary_of(place)
+        if isinstance(summary, Problem):
+            raise UserError(str(summary))
+        problems: list[Problem] = []
+        index = build(place, parts_of(place, summary, problems), summary)
         if problems:
             raise UserError(str(problems[0]) + (f" (and {len(problems) - 1} problems more)" if problems[1:] else ""))
-        summary = read_json(folder / "index.json")
-        parts = [read_sidecar((folder / entry["name"]).with_suffix(".jsonl")) for entry in summary["shards"]]
-        return build(folder, parts, summary)
+        return index
 
     @classmethod
     def join(cls, indexes: Sequence[Index]) -> Index:
@@ -122,6 +121,7 @@ class Index:
         starts = np.cumsum([0, *(len(index.shards) for index in indexes)])
         columns = {name: np.concatenate([getattr(index, name) for index in indexes]) for name in _COLUMNS}
         columns["shard"] = np.concatenate([index.shard + at for index, at in zip(indexes, starts, strict=False)])
+        columns["corpus"] = np.repeat(np.arange(len(indexes)), [len(index) for index in indexes])
         names = sorted({name for index in indexes for name in index.extra})
         blank = [np.full(len(index), "", object) for index in indexes]
         return cls(
@@ -173,138 +173,70 @@ class Index:
         return text
 
 
-_PLACE = ("keys", "sources", "groups", "labels", "shard", "offset", "size", "sha256")
+_PLACE = ("keys", "sources", "groups", "labels", "shard", "offset", "size", "sha256", "corpus")
 _COLUMNS = (*_PLACE, "frames", "seconds", "fps", "sound", "silent")
-_ROW = {"key", "source", "frames", "fps", "seconds", "sound", "silent", "offset", "size", "sha256"}
+_NUMBERS: dict[str, type] = {
+    **dict.fromkeys(("offset", "size", "frames"), np.int64),
+    **dict.fromkeys(("seconds", "fps"), np.float64),
+    **dict.fromkeys(("sound", "silent"), np.bool_),
+}
 
 
-@dataclass(frozen=True)
-class Sidecar:
-    """What a shard's `.jsonl` says: its head, its samples, the videos it skipped."""
+def build(folder: Path | Remote, parts: Iterable[Sidecar], summary: dict[str, Any]) -> Index:
+    """The index of the shards described by `parts` (those without a sample add only what they skipped).
 
-    path: Path
-    head: dict[str, Any]
-    samples: list[dict[str, Any]]
-    skipped: list[dict[str, Any]]
-
-
-def read_sidecar(path: Path) -> Sidecar:
-    """Read a shard's description.
+    Parts are taken one at a time: a million samples are never held as a million dictionaries.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: a description says what cannot be.
     """
-    remedy = f"delete {path.stem}* and shard again"
-    try:
-        with path.open(encoding="utf-8") as file:
-            lines = [json.loads(line) for line in file]
-        head = lines[0]
-        samples = [line for line in lines[1:] if "key" in line]
-        skipped = [line for line in lines[1:] if "key" not in line]
-        if (len(samples), len(skipped)) != (head["samples"], head["skipped"]):
-            raise ValueError("lines are missing")
-        lacking = next((_ROW - row.keys() for row in samples if not row.keys() >= _ROW), None)
-        if lacking:
-            raise ValueError(f"a sample has no {', '.join(sorted(lacking))}")
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; {remedy}") from error
-    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
-    return Sidecar(path, head, samples, skipped)
-
-
-def build(folder: Path, parts: Sequence[Sidecar], summary: dict[str, Any]) -> Index:
-    """The index of the shards described by `parts` (those without a sample add only what they skipped)."""
-    tars = [part for part in parts if part.samples]
-    rows = [(n, row) for n, part in enumerate(tars) for row in part.samples]
     classes = tuple(summary["classes"])
     place: dict[str | None, int] = {name: n for n, name in enumerate(classes)} | {None: -1}
-    names = sorted({name for _, row in rows for name in row.get("extra", ())})
-
-    def texts(values: list[Any]) -> np.ndarray:
-        column = np.empty(len(values), object)
-        column[:] = values
-        return column
-
+    shards: list[Shard] = []
+    skipped: list[Skip] = []
+    texts: dict[str, list[str | None]] = {"keys": [], "sources": [], "groups": []}
+    extra: dict[str, list[str]] = {}
+    kinds = {**_NUMBERS, "labels": np.int64, "shard": np.int64, "corpus": np.int64}
+    numbers: dict[str, list[np.ndarray]] = {name: [np.empty(0, kind)] for name, kind in kinds.items()}
+    numbers["sha256"] = [np.empty((0, 32), np.uint8)]
+    for part in parts:
+        skipped += [Skip(row["path"], row["reason"], row["remedy"]) for row in part.skipped]
+        rows, before = part.samples, len(texts["keys"])
+        if not rows:
+            continue
+        for name in sorted({name for row in rows for name in row.get("extra", ())} | extra.keys()):
+            extra.setdefault(name, [""] * before).extend(row.get("extra", {}).get(name, "") for row in rows)
+        texts["keys"] += [row["key"] for row in rows]
+        texts["sources"] += [row["source"] for row in rows]
+        texts["groups"] += [row.get("group") for row in rows]
+        try:
+            for name, kind in _NUMBERS.items():
+                numbers[name].append(np.array([row[name] for row in rows], kind))
+            numbers["labels"].append(np.array([place[row.get("label")] for row in rows], np.int64))
+            hashes = b"".join(bytes.fromhex(row["sha256"]) for row in rows)
+            numbers["sha256"].append(np.frombuffer(hashes, np.uint8).reshape(len(rows), 32))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"{part.path} cannot be read ({error}); delete {part.path.stem}* and shard again"
+            ) from error
+        numbers["shard"].append(np.full(len(rows), len(shards), np.int64))
+        numbers["corpus"].append(np.zeros(len(rows), np.int64))
+        tar, seconds = part.path.with_suffix(".tar").name, sum(row["seconds"] for row in rows)
+        shards.append(Shard(folder / tar, part.head["bytes"], part.head["sha256"], len(rows), seconds))
     return Index(
         folder=folder,
-        shards=tuple(
-            Shard(
-                folder / part.path.with_suffix(".tar").name,
-                part.head["bytes"],
-                part.head["sha256"],
-                len(part.samples),
-                sum(row["seconds"] for row in part.samples),
-            )
-            for part in tars
-        ),
-        skipped=tuple(Skip(row["path"], row["reason"], row["remedy"]) for part in parts for row in part.skipped),
+        shards=tuple(shards),
+        skipped=tuple(skipped),
         others=summary["others"],
         classes=classes,
         preprocessing=summary["preprocessing"],
-        keys=texts([row["key"] for _, row in rows]),
-        sources=texts([row["source"] for _, row in rows]),
-        groups=texts([row.get("group") for _, row in rows]),
-        extra={name: texts([row.get("extra", {}).get(name, "") for _, row in rows]) for name in names},
-        labels=np.array([place[row.get("label")] for _, row in rows], np.int64),
-        shard=np.array([n for n, _ in rows], np.int64),
-        offset=np.array([row["offset"] for _, row in rows], np.int64),
-        size=np.array([row["size"] for _, row in rows], np.int64),
-        frames=np.array([row["frames"] for _, row in rows], np.int64),
-        seconds=np.array([row["seconds"] for _, row in rows], np.float64),
-        fps=np.array([row["fps"] for _, row in rows], np.float64),
-        sound=np.array([row["sound"] for _, row in rows], bool),
-        silent=np.array([row["silent"] for _, row in rows], bool),
-        sha256=np.frombuffer(bytes.fromhex("".join(row["sha256"] for _, row in rows)), np.uint8).reshape(-1, 32),
+        extra={name: _objects(values) for name, values in sorted(extra.items())},
+        **{name: _objects(values) for name, values in texts.items()},
+        **{name: np.concatenate(arrays) for name, arrays in numbers.items()},
     )
 
 
-def problems_of(folder: Path) -> list[Problem]:
-    """What is missing or does not fit together in a folder of shards, as far as sizes and descriptions tell."""
-    make = f"make one with `hicmae shard VIDEOS --out {folder}`"
-    if not folder.is_dir():
-        return [Problem(path=str(folder), reason="is no folder of shards", remedy=make)]
-    summary, begun = read_json(folder / "index.json"), read_json(folder / "config.json")
-    if summary is None and begun is None:
-        return [Problem(path=str(folder), reason="holds no shards (no index.json)", remedy=make)]
-    if summary is None:
-        done = len(list(folder.glob("shard-*.jsonl")))
-        reason = f"is not finished ({done} of {begun['shards']} shards are there)"
-        return [Problem(path=str(folder), reason=reason, remedy="give the command that began it once more")]
-    if summary.get("version") != FORMAT:
-        reason = f"holds shards of format {summary.get('version')}, where this version reads {FORMAT}"
-        return [Problem(path=str(folder), reason=reason, remedy="shard again")]
-    problems = []
-    for entry in summary["shards"]:
-        tar = folder / entry["name"]
-        remedy = f"copy it again, or delete {tar.stem}.* and shard again"
-        size = tar.stat().st_size if tar.exists() else None
-        if entry["samples"] and size is None:
-            problems.append(Problem(path=str(tar), reason="is missing", remedy=remedy))
-        elif entry["samples"] and size != entry["bytes"]:
-            reason = f"has another size than when it was written ({size:,} bytes, not {entry['bytes']:,})"
-            problems.append(Problem(path=str(tar), reason=reason, remedy=remedy))
-        try:
-            part = read_sidecar(tar.with_suffix(".jsonl"))
-        except UserError as error:
-            reason, _, cure = str(error).removeprefix(f"{tar.with_suffix('.jsonl')} ").partition("; ")
-            problems.append(Problem(path=str(tar.with_suffix(".jsonl")), reason=reason, remedy=cure))
-            continue
-        if any(part.head.get(name) != entry[name] for name in ("bytes", "sha256", "samples", "skipped")):
-            reason = "does not belong to the index.json beside it"
-            problems.append(Problem(path=str(part.path), reason=reason, remedy=remedy))
-    return problems
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is no such file.
-
-    Raises:
-        UserError: it is damaged or cannot be read.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it and shard again") from error
+def _objects(values: list[Any]) -> np.ndarray:
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column

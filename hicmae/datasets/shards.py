@@ -1,33 +1,33 @@
-"""From videos to webdataset shards and their index, in pieces that a killed run picks up again.
+"""From videos to webdataset shards and their index, by one machine or by many, in pieces that a killed run picks up.
 
-Shard i is a function of the configuration and of files i * per_shard … (i + 1) * per_shard - 1 of the sorted list,
-down to its bytes. It appears under its name only when it is whole, first the tar, then the `.jsonl` that says so.
+Shard n is a function of the configuration and of files n * per_shard … (n + 1) * per_shard - 1 of the sorted list,
+down to its bytes. Part I of N writes the shards with n mod N = I - 1; whoever merges proves that all are there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import hashlib
 import json
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Literal
 
 from hicmae.configs.errors import UserError
-from hicmae.datasets.index import FORMAT, Index, Sidecar, build, read_json, read_sidecar
+from hicmae.datasets.index import Index, build
+from hicmae.datasets.jobs import Job, digest, recorded, run_jobs, write_text, writing
 from hicmae.datasets.listing import Item, find_videos, is_list, keys_of, read_list
-from hicmae.datasets.media import SOUND_RATE, MediaError
-from hicmae.datasets.strips import ShardConfig, samples_of
+from hicmae.datasets.media import SOUND_RATE
+from hicmae.datasets.sidecars import FORMAT, Sidecar, read_json, read_sidecar
+from hicmae.datasets.strips import ShardConfig
 from hicmae.runtime.log import progress as progress_bar
 
-__all__ = ["Index", "ShardConfig", "write_shards"]
+__all__ = ["Engine", "Index", "Part", "ShardConfig", "merge_shards", "write_part", "write_shards"]
+
+Engine = Literal["processes", "ray"]
 
 
 def write_shards(
@@ -37,6 +37,7 @@ def write_shards(
     config: ShardConfig | None = None,
     progress: bool = True,
     workers: int = 0,
+    engine: Engine = "processes",
 ) -> Index:
     """Write the videos among `inputs` as webdataset tars into `out`, and an index of them.
 
@@ -47,50 +48,148 @@ def write_shards(
         inputs: video files and folders, or one list; with `config.list` at most the folder that its paths start from.
         progress: show a bar with rate and ETA.
         workers: processes that each write one shard at a time; 0 works in this one.
+        engine: `ray` hands the shards to a Ray cluster whose nodes all see inputs and output.
 
     Raises:
         UserError: an input or the list is wrong, no video can be used, `out` holds shards made otherwise, or cannot
             be written (a full disk, say).
     """
-    config = config or ShardConfig()
-    out = Path(out)
-    items, others = _items(inputs, config)
-    classes = _classes(items, config)
-    items = [_named_label(item, classes, config) for item in items]
-    keys = keys_of(item.source for item in items)
-    starts = range(0, len(items), config.per_shard)
-    summary = {"version": FORMAT, "classes": classes, "preprocessing": _preprocessing(config), "others": others}
-    with _writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        jobs = [
-            _Job.of(out, n, items[at : at + config.per_shard], keys[at : at + config.per_shard], config)
-            for n, at in enumerate(starts)
-        ]
-        _claim(out, config, items, len(jobs))
-        parts: dict[int, Sidecar] = {}
-        for job in jobs:
-            done = job.finished()
-            if done is not None:
-                parts[job.number] = done
-        behind = sum(len(jobs[n].items) for n in parts)
-        with progress_bar(total=len(items), initial=behind, desc="shard", unit="video", show=progress) as bar:
-            for number, part in _run([job for job in jobs if job.number not in parts], workers, bar):
-                parts[number] = part
-        ordered = [parts[n] for n in range(len(jobs))]
-        if not any(part.samples for part in ordered):
-            raise UserError(_nothing(ordered, others))
-        index = build(out, ordered, summary)
-        entries = [_entry(part) for part in ordered]
-        totals = {"samples": len(index), "seconds": round(float(index.seconds.sum()), 3)}
-        totals |= {"sound": int(index.sound.sum()), "videos": len(items), "skipped": len(index.skipped)}
-        content = {**summary, "config": _recorded(config), "totals": totals, "skipped": index.reasons()}
-        _write_text(out / "index.json", json.dumps({**content, "shards": entries}, indent=1) + "\n")
-        for left_over in out.glob("*.tmp"):  # of runs that were killed
-            left_over.unlink(missing_ok=True)
-    return Index.load(out)
+    plan = _Plan.of(inputs, Path(out), config or ShardConfig())
+    with writing(plan.out):
+        plan.claim()
+        _work(plan.jobs(), "shard", progress, workers, engine)
+        return _finish(plan)
+
+
+def write_part(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    part: int,
+    parts: int,
+    *,
+    config: ShardConfig | None = None,
+    progress: bool = True,
+    workers: int = 0,
+    engine: Engine = "processes",
+) -> Part:
+    """Write part `part` (from 1) of `parts`: on any machine, in any order, as often as one likes.
+
+    The same call continues a part that was killed. No index is written; `merge_shards` does that once all parts are
+    done. The shards are those of `write_shards`, whose arguments and errors these are.
+
+    Raises:
+        ValueError: there is no such part.
+    """
+    if not 1 <= part <= parts:
+        raise ValueError(f"part must be I/N with 1 <= I <= N, not {part}/{parts}")
+    plan = _Plan.of(inputs, Path(out), config or ShardConfig())
+    with writing(plan.out):
+        plan.claim()
+        (plan.out / f"parts-{parts}").touch()  # so that merging can say which part a missing shard belongs to
+        heads = _work(plan.jobs(part, parts), f"shard {part}/{parts}", progress, workers, engine)
+    samples, skipped = (sum(head[name] for head in heads) for name in ("samples", "skipped"))
+    return Part(plan.out, part, parts, len(heads), samples, skipped, plan.shards)
+
+
+def merge_shards(
+    inputs: Sequence[str | Path], out: str | Path, *, config: ShardConfig | None = None, progress: bool = True
+) -> Index:
+    """Prove that the parts in `out` are complete, and write their index.
+
+    Every shard must be there, made from these very files with these settings, of the size its description says; every
+    file of the list must be in it or among what it skipped, once; no other shard may lie beside them.
+
+    Raises:
+        UserError: something is missing, double or foreign; it is named, with the parts that make what is missing.
+    """
+    plan = _Plan.of(inputs, Path(out), config or ShardConfig())
+    if read_json(plan.out / "config.json") is None:
+        raise UserError(f"{plan.out} holds no parts to be merged; make them with --part")
+    with writing(plan.out):
+        plan.claim()
+        jobs = progress_bar(plan.jobs(), total=plan.shards, desc="merge", unit="shard", show=progress)
+        missing = [job.number for job in jobs if job.finished() is None]
+        if missing:
+            raise UserError(_missing(plan, missing))
+        return _finish(plan)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part consists of once it is done."""
+
+    out: Path
+    part: int
+    parts: int
+    shards: int
+    samples: int
+    skipped: int
+    """Videos that could not be used; each is named in the `.jsonl` of its shard."""
+    total: int
+    """Shards of all parts."""
+
+    def describe(self) -> str:
+        """What was made and what comes next."""
+        done = f"{self.out}: part {self.part} of {self.parts} is done: {self.shards} of {self.total} shards"
+        skipped = f", {self.skipped} videos skipped" if self.skipped else ""
+        return f"{done}, {self.samples} samples{skipped}\nonce all parts are done, give the command with --merge"
 
 
 # -- what is to be done ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The whole work, the same on every machine."""
+
+    out: Path
+    config: ShardConfig
+    items: list[Item]
+    keys: list[str]
+    classes: list[str]
+    others: int
+
+    @classmethod
+    def of(cls, inputs: Sequence[str | Path], out: Path, config: ShardConfig) -> _Plan:
+        items, others = _items(inputs, config)
+        classes = _classes(items, config)
+        items = [_named_label(item, classes, config) for item in items]
+        return cls(out, config, items, keys_of(item.source for item in items), classes, others)
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.items) // self.config.per_shard)
+
+    def jobs(self, part: int = 1, parts: int = 1) -> Iterator[Job]:
+        """The jobs of a part; files are looked at as they come up."""
+        for number in range(part - 1, self.shards, parts):
+            span = slice(number * self.config.per_shard, (number + 1) * self.config.per_shard)
+            yield Job.of(self.out, number, self.items[span], self.keys[span], self.config)
+
+    def claim(self) -> None:
+        """Note in `out` what it is for, or refuse to mix two sets of shards in it; of many at once, the first wins."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        listed = [[item.source, item.label, item.group, item.extra] for item in self.items]
+        new = recorded(self.config)
+        mine = {"version": FORMAT, "config": new, "list": digest(listed), "shards": self.shards}
+        mine |= {"videos": len(self.items)}
+        remedy = "choose another --out, or delete that folder"
+        path = self.out / "config.json"
+        if not path.exists():
+            if any(self.out.glob("shard-*.*")):
+                raise UserError(f"{self.out} holds shards that were not made by this version; {remedy}")
+            write_text(path, json.dumps(mine, indent=1) + "\n", first=True)
+        theirs = read_json(path)
+        old = theirs.get("config", {})
+        changed = [f"{name} is {new.get(name)}, was {old.get(name)}" for name in new if new.get(name) != old.get(name)]
+        if changed or theirs.get("version") != FORMAT:
+            what = "; ".join(changed) or "version"
+            raise UserError(f"{self.out} holds shards made with other settings ({what}); {remedy}")
+        if theirs != mine:
+            raise UserError(
+                f"{self.out} holds shards made from another list of videos ({theirs.get('videos')} of them, now "
+                f"{len(self.items)}, or other names or labels); {remedy}"
+            )
 
 
 def _items(inputs: Sequence[str | Path], config: ShardConfig) -> tuple[list[Item], int]:
@@ -128,118 +227,88 @@ def _named_label(item: Item, classes: Sequence[str], config: ShardConfig) -> Ite
     raise UserError(f"{item.source} has the label {label}, which is none of the classes {', '.join(classes)}; {hint}")
 
 
-def _recorded(config: ShardConfig) -> dict[str, Any]:
-    """The configuration as files state it: where the list lies does not matter, what it says does."""
-    return {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if name != "list"}
-
-
 def _preprocessing(config: ShardConfig) -> dict[str, Any]:
     crop = {"kind": "box", "box": list(config.box)} if config.box is not None else {"kind": "centre"}
     return {"crop": crop, "size": config.size, "max_fps": config.max_fps, "sound_rate": SOUND_RATE}
 
 
-def _claim(out: Path, config: ShardConfig, items: Sequence[Item], shards: int) -> None:
-    """Note in `out` what it is for, or refuse to mix two sets of shards in it."""
-    listed = [[item.source, item.label, item.group, item.extra] for item in items]
-    new = _recorded(config)
-    mine = {"version": FORMAT, "config": new, "list": _digest(listed), "shards": shards, "videos": len(items)}
-    theirs = read_json(out / "config.json")
-    remedy = "choose another --out, or delete that folder"
-    if theirs is None:
-        if any(out.glob("shard-*.*")):
-            raise UserError(f"{out} holds shards that were not made by this version; {remedy}")
-        _write_text(out / "config.json", json.dumps(mine, indent=1) + "\n")
-        return
-    old = theirs.get("config", {})
-    changed = [f"{name} is {new.get(name)}, was {old.get(name)}" for name in new if new.get(name) != old.get(name)]
-    if changed or theirs.get("version") != FORMAT:
-        raise UserError(f"{out} holds shards made with other settings ({'; '.join(changed) or 'version'}); {remedy}")
-    if theirs != mine:
-        raise UserError(
-            f"{out} holds shards made from another list of videos ({theirs.get('videos')} of them, now {len(items)}, "
-            f"or other names or labels); {remedy}"
-        )
+# -- doing and finishing it --------------------------------------------------------------------------------------------
 
 
-# -- one shard ---------------------------------------------------------------------------------------------------------
+def _work(jobs: Iterable[Job], name: str, progress: bool, workers: int, engine: Engine) -> list[dict[str, Any]]:
+    """Write what is not there yet; returns the heads of all."""
+    found = [(job, job.finished()) for job in jobs]
+    heads = [head for _, head in found if head is not None]
+    total, behind = (sum(len(job.items) for job, head in found if head or every) for every in (True, False))
+    with progress_bar(total=total, initial=behind, desc=name, unit="video", show=progress) as bar:
+        return heads + run_jobs([job for job, head in found if head is None], bar, workers=workers, engine=engine)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One shard: the unit of work, of resuming, and of dividing the work."""
+def _finish(plan: _Plan) -> Index:
+    """Write the index, once all shards are there and nothing is missing or double."""
+    entries: list[dict[str, Any]] = []
 
-    out: Path
-    number: int
-    items: list[Item]
-    keys: list[str]
-    config: ShardConfig
-    fingerprint: str
+    def parts() -> Iterator[Sidecar]:
+        for number in range(plan.shards):
+            span = slice(number * plan.config.per_shard, (number + 1) * plan.config.per_shard)
+            part = read_sidecar(plan.out / f"shard-{number:06d}.jsonl")
+            _prove(part, [item.source for item in plan.items[span]])
+            entries.append(_entry(part))
+            yield part
 
-    @classmethod
-    def of(cls, out: Path, number: int, items: list[Item], keys: list[str], config: ShardConfig) -> _Job:
-        described = [[item.source, item.label, item.group, item.extra, _size(item.path)] for item in items]
-        return cls(out, number, items, keys, config, _digest([FORMAT, _recorded(config), keys, described]))
-
-    @property
-    def tar(self) -> Path:
-        return self.out / f"shard-{self.number:06d}.tar"
-
-    def finished(self) -> Sidecar | None:
-        """The shard's description if it is there and made from these files, as far as their sizes tell."""
-        path = self.tar.with_suffix(".jsonl")
-        if not path.exists():
-            return None
-        part = read_sidecar(path)
-        size = _size(self.tar) if part.samples else 0
-        return part if (part.head["made_from"], part.head["bytes"]) == (self.fingerprint, size) else None
+    summary = {"version": FORMAT, "classes": plan.classes, "preprocessing": _preprocessing(plan.config)}
+    index = build(plan.out, parts(), {**summary, "others": plan.others})
+    if not len(index):
+        raise UserError(_nothing(index))
+    _prove_folder(plan, index)
+    totals = {"samples": len(index), "seconds": round(float(index.seconds.sum()), 3), "sound": int(index.sound.sum())}
+    totals |= {"videos": len(plan.items), "skipped": len(index.skipped)}
+    content = {**summary, "others": plan.others, "config": recorded(plan.config), "totals": totals}
+    content |= {"skipped": index.reasons(), "shards": entries}
+    write_text(plan.out / "index.json", json.dumps(content, indent=1) + "\n")
+    for left_over in [*plan.out.glob("*.tmp"), *plan.out.glob("parts-*")]:  # of runs that were killed, and of parts
+        with contextlib.suppress(FileNotFoundError):
+            left_over.unlink()
+    return index
 
 
-def _run(jobs: list[_Job], workers: int, bar: Any) -> Iterator[tuple[int, Sidecar]]:
-    if workers < 1 or len(jobs) < 2:
-        for job in jobs:
-            yield job.number, _write_shard(job, bar)
-        return
-    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
-        try:
-            for job, part in zip(jobs, pool.map(_write_shard, jobs), strict=True):
-                bar.update(len(job.items))
-                yield job.number, part
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _prove(part: Sidecar, sources: list[str]) -> None:
+    """Each file of a shard is in it or skipped, once; its samples lie one after another."""
+    told = Counter([*dict.fromkeys(row["source"] for row in part.samples), *(row["path"] for row in part.skipped)])
+    wrong = [f"{source} is told of {told[source]} times" for source in sources if told[source] != 1]
+    wrong += [f"{source} does not belong there" for source in told.keys() - set(sources)]
+    at = 0
+    for row in part.samples:
+        wrong += [] if row["offset"] == at else [f"{row['key']} does not follow the sample before it"]
+        at = row["offset"] + row["size"]
+    if wrong:
+        raise UserError(f"{part.path} is not right ({wrong[0]}); delete {part.path.stem}.* and shard again")
 
 
-def _write_shard(job: _Job, bar: Any = None) -> Sidecar:
-    """Make one tar and its description."""
-    rows: list[dict[str, Any]] = []
-    skipped: list[dict[str, Any]] = []
-    whole, size = hashlib.sha256(), 0
-    with _writing(job.tar), _replacing(job.tar) as file:
-        for item, key in zip(job.items, job.keys, strict=True):
-            try:
-                samples = list(samples_of(item, key, job.config))  # all or none: a video may break off at its end
-            except MediaError as error:
-                skipped.append({"path": item.source, "reason": error.reason, "remedy": error.remedy})
-                samples = []
-            for raw, row in samples:
-                rows.append({**row, "offset": size, "size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()})
-                file.write(raw)
-                whole.update(raw)
-                size += len(raw)
-            if bar is not None:
-                bar.set_postfix_str(f"{len(skipped)} skipped" if skipped else "")
-                bar.update()
-        end = bytes(-(-(size + 1024) // 10240) * 10240 - size)  # two empty blocks, and whole records
-        file.write(end)
-        whole.update(end)
-    if not rows:
-        job.tar.unlink()
-    head = {"version": FORMAT, "made_from": job.fingerprint, "samples": len(rows), "skipped": len(skipped)}
-    head |= {"bytes": size + len(end), "sha256": whole.hexdigest()} if rows else {"bytes": 0, "sha256": None}
-    sidecar = job.tar.with_suffix(".jsonl")
-    with _writing(sidecar):
-        _write_text(sidecar, "".join(json.dumps(line) + "\n" for line in [head, *rows, *skipped]))
-    return Sidecar(sidecar, head, rows, skipped)
+def _prove_folder(plan: _Plan, index: Index) -> None:
+    """No shard of another run lies there, and no two samples bear the same key."""
+    known = {f"shard-{number:06d}" for number in range(plan.shards)}
+    foreign = sorted(path.name for path in plan.out.glob("shard-*") if path.name.split(".")[0] not in known)
+    if foreign:
+        raise UserError(f"{plan.out} holds {foreign[0]}, which is none of its {plan.shards} shards; move it away")
+    if len(set(index.keys)) < len(index):
+        key, count = Counter(index.keys).most_common(1)[0]
+        raise UserError(f"{plan.out} holds the key {key} {count} times; delete its shards and shard again")
+
+
+def _missing(plan: _Plan, numbers: list[int]) -> str:
+    marks = [int(path.name[6:]) for path in plan.out.glob("parts-*") if path.name[6:].isdecimal()]
+    parts = max(marks, default=1)
+    by_part = Counter(number % parts + 1 for number in numbers)
+    commands = ", ".join(f"--part {part}/{parts} ({count} of them)" for part, count in sorted(by_part.items())[:10])
+    commands += f" and {len(by_part) - 10} parts more" if len(by_part) > 10 else ""
+    names = ", ".join(f"shard-{number:06d}" for number in numbers[:10])
+    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
+    remedy = f"with {commands}" if parts > 1 else "without --merge"
+    return (
+        f"{plan.out} lacks {len(numbers)} of {plan.shards} shards, or they were made from other files: {names}{more}; "
+        f"give the command again {remedy}"
+    )
 
 
 def _entry(part: Sidecar) -> dict[str, Any]:
@@ -248,56 +317,10 @@ def _entry(part: Sidecar) -> dict[str, Any]:
     return {"name": part.path.with_suffix(".tar").name, **head, "seconds": seconds}
 
 
-def _nothing(parts: Sequence[Sidecar], others: int) -> str:
-    skipped = [row for part in parts for row in part.skipped]
+def _nothing(index: Index) -> str:
+    skipped = index.skipped
     if not skipped:
-        return f"there is no video among the inputs ({others} other files); name mp4, mov, mkv, webm or avi files"
-    lines = [f"{row['path']} {row['reason']}; {row['remedy']}" for row in skipped[:10]]
+        return f"there is no video among the inputs ({index.others} other files); name mp4, mov, mkv, webm or avi files"
+    lines = [f"{skip.source} {skip.reason}; {skip.remedy}" for skip in skipped[:10]]
     more = [f"… and {len(skipped) - 10} more"] if len(skipped) > 10 else []
     return "\n".join([f"none of the {len(skipped)} videos can be used:", *lines, *more])
-
-
-# -- files -------------------------------------------------------------------------------------------------------------
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _replacing(path) as file:
-        file.write(text.encode())
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the name `path` when it is whole and on the disk; nothing is left of it otherwise."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Say in words why something cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or path
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            remedy = "free space and give the same command again: what is finished is kept"
-            raise UserError(f"no room to write {where} ({error.strerror}); {remedy}") from error
-        raise UserError(f"cannot write {where} ({error.strerror}); choose another --out or mend it") from error

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 from typing import Any
 
 from hicmae.datasets.index import Index
+from hicmae.datasets.remote import Remote
 from hicmae.datasets.samples import Clip, SampleError, unpack
 
 __all__ = ["ClipStore"]
@@ -14,7 +16,7 @@ __all__ = ["ClipStore"]
 
 class ClipStore:
     """The clips of an index by number. Files are opened once per process and read at offsets, so that forked workers
-    do not move each other's position."""
+    do not move each other's position; what lies elsewhere is asked for by its range."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -29,24 +31,28 @@ class ClipStore:
 
         Raises:
             SampleError: it cannot be read, or is not what was written.
+            UserError: nothing answers where it lies.
         """
         index = self.index
         shard, offset, size = (int(column[number]) for column in (index.shard, index.offset, index.size))
+        path = index.shards[shard].path
         try:
-            raw = os.pread(self._open(shard), size, offset)
+            raw = (
+                path.read(offset, size) if isinstance(path, Remote) else os.pread(self._open(shard, path), size, offset)
+            )
         except OSError as error:
-            raise SampleError(f"{index.shards[shard].path} cannot be read ({error.strerror})") from error
+            raise SampleError(f"{path} cannot be read ({error.strerror or error})") from error
         if hashlib.sha256(raw).digest() != index.sha256[number].tobytes():
-            raise SampleError(f"its bytes in {index.shards[shard].path} are not those that were written")
+            raise SampleError(f"its bytes in {path} are not those that were written")
         return unpack(raw, number=number, label=int(index.labels[number]))
 
-    def _open(self, shard: int) -> int:
+    def _open(self, shard: int, path: Path) -> int:
         if self._process != os.getpid():  # forked: the parent's files stay the parent's
             self._files, self._process = {}, os.getpid()
         if shard not in self._files:
             if len(self._files) >= 64:
                 os.close(self._files.pop(next(iter(self._files))))
-            self._files[shard] = os.open(self.index.shards[shard].path, os.O_RDONLY)
+            self._files[shard] = os.open(path, os.O_RDONLY)
         return self._files[shard]
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from hicmae.configs.errors import UserError
-from hicmae.datasets import shards as shards_module
+from hicmae.datasets import jobs
 from hicmae.datasets.index import Index
 from hicmae.datasets.shards import ShardConfig, write_shards
 from hicmae.datasets.store import ClipStore
@@ -110,14 +110,14 @@ def test_a_run_that_was_killed_continues_to_the_same_bytes(shards: Index, clips:
     config = ShardConfig(size=16, per_shard=4, labels="folder")
 
     def killed_in_the_tenth_video() -> None:
-        whole, count = shards_module.samples_of, itertools.count(1)
+        whole, count = jobs.samples_of, itertools.count(1)
 
         def samples_of(*arguments: Any) -> Any:
             if next(count) == 10:
                 os.kill(os.getpid(), signal.SIGKILL)
             return whole(*arguments)
 
-        shards_module.samples_of = samples_of  # type: ignore[assignment]
+        jobs.samples_of = samples_of  # type: ignore[assignment]
         write_shards([clips], tmp_path / "out", config=config, progress=False)
 
     assert in_child(killed_in_the_tenth_video)[0] == -signal.SIGKILL
