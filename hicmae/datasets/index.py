@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +51,7 @@ class Index:
         keys, sources: (N,) object arrays of str.
         groups: (N,) object array of str or None.
         extra: further columns of the list, name -> (N,) object array of str.
+        measures: name -> (N,) float64, what was measured of a sample's picture and sound, NaN where it is not known.
         preprocessing: how frames and sound were made (crop, size, frame rate), to be compared by whoever uses them.
         shard, offset, size: (N,) int64; the tar and the byte range in it that holds the sample.
         corpus: (N,) int64, which of the joined indexes it comes from, 0 in a single one.
@@ -68,6 +70,7 @@ class Index:
     sources: np.ndarray
     groups: np.ndarray
     extra: dict[str, np.ndarray]
+    measures: dict[str, np.ndarray]
     labels: np.ndarray
     shard: np.ndarray
     offset: np.ndarray
@@ -122,8 +125,13 @@ class Index:
         columns = {name: np.concatenate([getattr(index, name) for index in indexes]) for name in _COLUMNS}
         columns["shard"] = np.concatenate([index.shard + at for index, at in zip(indexes, starts, strict=False)])
         columns["corpus"] = np.repeat(np.arange(len(indexes)), [len(index) for index in indexes])
-        names = sorted({name for index in indexes for name in index.extra})
-        blank = [np.full(len(index), "", object) for index in indexes]
+
+        def joined(which: str, missing: Any, kind: type) -> dict[str, np.ndarray]:
+            named: list[tuple[dict[str, np.ndarray], np.ndarray]]
+            named = [(getattr(index, which), np.full(len(index), missing, kind)) for index in indexes]
+            names = sorted({name for columns, _ in named for name in columns})
+            return {name: np.concatenate([columns.get(name, blank) for columns, blank in named]) for name in names}
+
         return cls(
             folder=first.folder,
             shards=tuple(shard for index in indexes for shard in index.shards),
@@ -131,7 +139,8 @@ class Index:
             others=sum(index.others for index in indexes),
             classes=first.classes,
             preprocessing=first.preprocessing,
-            extra={n: np.concatenate([i.extra.get(n, b) for i, b in zip(indexes, blank, strict=True)]) for n in names},
+            extra=joined("extra", "", object),
+            measures=joined("measures", np.nan, float),
             **columns,
         )
 
@@ -143,7 +152,9 @@ class Index:
     def select(self, mask: np.ndarray) -> Index:
         """The samples where `mask` (N,) bool is True, numbered anew from 0; shards stay as they are."""
         columns = {name: getattr(self, name)[mask] for name in _COLUMNS}
-        return replace(self, extra={name: column[mask] for name, column in self.extra.items()}, **columns)
+        extra = {name: column[mask] for name, column in self.extra.items()}
+        measures = {name: column[mask] for name, column in self.measures.items()}
+        return replace(self, extra=extra, measures=measures, **columns)
 
     def reasons(self) -> dict[str, int]:
         """How many videos were skipped for each kind of reason, the commonest first."""
@@ -196,6 +207,7 @@ def build(folder: Path | Remote, parts: Iterable[Sidecar], summary: dict[str, An
     skipped: list[Skip] = []
     texts: dict[str, list[str | None]] = {"keys": [], "sources": [], "groups": []}
     extra: dict[str, list[str]] = {}
+    measures: dict[str, list[float]] = {}
     kinds = {**_NUMBERS, "labels": np.int64, "shard": np.int64, "corpus": np.int64}
     numbers: dict[str, list[np.ndarray]] = {name: [np.empty(0, kind)] for name, kind in kinds.items()}
     numbers["sha256"] = [np.empty((0, 32), np.uint8)]
@@ -204,8 +216,8 @@ def build(folder: Path | Remote, parts: Iterable[Sidecar], summary: dict[str, An
         rows, before = part.samples, len(texts["keys"])
         if not rows:
             continue
-        for name in sorted({name for row in rows for name in row.get("extra", ())} | extra.keys()):
-            extra.setdefault(name, [""] * before).extend(row.get("extra", {}).get(name, "") for row in rows)
+        _extend(extra, "extra", rows, "", before)
+        _extend(measures, "measures", rows, math.nan, before)
         texts["keys"] += [row["key"] for row in rows]
         texts["sources"] += [row["source"] for row in rows]
         texts["groups"] += [row.get("group") for row in rows]
@@ -231,9 +243,16 @@ def build(folder: Path | Remote, parts: Iterable[Sidecar], summary: dict[str, An
         classes=classes,
         preprocessing=summary["preprocessing"],
         extra={name: _objects(values) for name, values in sorted(extra.items())},
+        measures={name: np.array(values, np.float64) for name, values in sorted(measures.items())},
         **{name: _objects(values) for name, values in texts.items()},
         **{name: np.concatenate(arrays) for name, arrays in numbers.items()},
     )
+
+
+def _extend(columns: dict[str, list[Any]], what: str, rows: list[dict[str, Any]], missing: Any, before: int) -> None:
+    """Add the values of `rows` to columns that not every row has; `before` rows came earlier."""
+    for name in {name for row in rows for name in row.get(what, ())} | columns.keys():
+        columns.setdefault(name, [missing] * before).extend(row.get(what, {}).get(name, missing) for row in rows)
 
 
 def _objects(values: list[Any]) -> np.ndarray:
