@@ -31,6 +31,8 @@ REQUIRES = [
 ]
 EXTRAS = {
     "deepspeed": ["deepspeed>=0.19,<0.20"],
+    "ray": ["ray>=2.40"],
+    "remote": ["s3fs>=2024.2", "fsspec>=2024.2"],
     "report": ["scikit-learn>=1.4"],
     "dev": [
         "pytest>=8",

@@ -84,12 +84,25 @@ def _demo(arguments: argparse.Namespace, _: list[str]) -> int:
 
 def _shard(arguments: argparse.Namespace, options: list[str]) -> int:
     from hicmae import configs
-    from hicmae.datasets import ShardConfig, write_shards
+    from hicmae.datasets import ShardConfig, merge_shards, write_part, write_shards
 
     config = configs.load(ShardConfig, {}, options)
-    index = write_shards(arguments.videos, arguments.out, config=config)
-    _write(index.describe())
+    given, how = (arguments.videos, arguments.out), {"workers": arguments.workers, "engine": arguments.engine}
+    if arguments.merge:
+        _write(merge_shards(*given, config=config).describe())
+    elif arguments.part:
+        _write(write_part(*given, *arguments.part, config=config, **how).describe())
+    else:
+        _write(write_shards(*given, config=config, **how).describe())
     return 0
+
+
+def _fraction(text: str) -> tuple[int, int]:
+    """`3/8` as (3, 8)."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be I/N, as in 3/8, not {text}")
+    return int(part), int(parts)
 
 
 def _check(arguments: argparse.Namespace, _: list[str]) -> int:
@@ -250,6 +263,11 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
     )
     sub.add_argument("videos", nargs="+", metavar="VIDEO", help="video files or folders, searched through")
     sub.add_argument("--out", required=True, metavar="DIR", help="folder of the shards; a run found there is continued")
+    division = sub.add_mutually_exclusive_group()
+    division.add_argument("--part", type=_fraction, metavar="I/N", help="write only part I of N, on any machine")
+    division.add_argument("--merge", action="store_true", help="prove that all parts are there, and write their index")
+    sub.add_argument("--workers", type=int, default=0, metavar="N", help="processes on this machine (%(default)s)")
+    sub.add_argument("--engine", choices=["processes", "ray"], default="processes", help="who works (%(default)s)")
 
     sub = add("check", _check, "validate a list, videos or shards before training; exit code 1 if there are problems")
     sub.add_argument("path", help="a csv list, a video, a folder of videos, or a folder of shards")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hicmae.datasets.pipeline import Stream, evaluate_batches
     from hicmae.datasets.samples import Clip, JpegStrip, SampleError
     from hicmae.datasets.sampling import View, eval_views, pretrain_view, train_view
-    from hicmae.datasets.shards import ShardConfig, write_shards
+    from hicmae.datasets.shards import ShardConfig, merge_shards, write_part, write_shards
     from hicmae.datasets.store import ClipStore
     from hicmae.datasets.synthetic import Corpus, make_corpus
     from hicmae.datasets.transforms import AugmentConfig, Mixup, normalise
@@ -40,12 +40,14 @@ _HOME = {
     "evaluate_batches": "pipeline",
     "log_mel": "fbank",
     "make_corpus": "synthetic",
+    "merge_shards": "shards",
     "normalise": "transforms",
     "open_video": "media",
     "pretrain_view": "sampling",
     "read_audio": "media",
     "read_frames": "media",
     "train_view": "sampling",
+    "write_part": "shards",
     "write_shards": "shards",
     "write_video": "media",
 }
@@ -71,12 +73,14 @@ __all__ = [
     "evaluate_batches",
     "log_mel",
     "make_corpus",
+    "merge_shards",
     "normalise",
     "open_video",
     "pretrain_view",
     "read_audio",
     "read_frames",
     "train_view",
+    "write_part",
     "write_shards",
     "write_video",
 ]
