@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.fingerprint import sum_up
 from hicmae.datasets.listing import Problem
 from hicmae.datasets.remote import Remote, place_of
 from hicmae.datasets.sidecars import Sidecar, parts_of, summary_of
@@ -148,6 +149,11 @@ class Index:
     def audible(self) -> np.ndarray:
         """(N,) bool, whether there is a sound track on which something is to be heard."""
         return self.sound & ~self.silent
+
+    @property
+    def fingerprint(self) -> dict[str, list[float] | None]:
+        """What was measured of the samples, summed up: name -> [5 %, median, 95 %], None where nothing is known."""
+        return sum_up({**self.measures, "fps": self.fps})
 
     def select(self, mask: np.ndarray) -> Index:
         """The samples where `mask` (N,) bool is True, numbered anew from 0; shards stay as they are."""

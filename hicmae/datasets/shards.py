@@ -264,7 +264,7 @@ def _finish(plan: _Plan) -> Index:
     totals = {"samples": len(index), "seconds": round(float(index.seconds.sum()), 3), "sound": int(index.sound.sum())}
     totals |= {"videos": len(plan.items), "skipped": len(index.skipped)}
     content = {**summary, "others": plan.others, "config": recorded(plan.config), "totals": totals}
-    content |= {"skipped": index.reasons(), "shards": entries}
+    content |= {"skipped": index.reasons(), "fingerprint": index.fingerprint, "shards": entries}
     write_text(plan.out / "index.json", json.dumps(content, indent=1) + "\n")
     for left_over in [*plan.out.glob("*.tmp"), *plan.out.glob("parts-*")]:  # of runs that were killed, and of parts
         with contextlib.suppress(FileNotFoundError):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hicmae.datasets.fingerprint import Gauge
 from hicmae.datasets.listing import Item
 from hicmae.datasets.media import SOUND_RATE, MediaError, open_video, read_audio, read_frames
 from hicmae.datasets.samples import pack
@@ -87,6 +88,7 @@ def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[byte
     length = info.seconds / parts if info.seconds and parts > 1 else config.max_seconds * 1.02
     times: list[float] = []
     jpegs: list[bytes] = []
+    gauge = Gauge()
     number = 0
 
     def finish(end: float, name: str) -> tuple[bytes, dict[str, Any]]:
@@ -109,17 +111,20 @@ def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[byte
         row: dict[str, Any] = {name: meta[name] for name in said if name in meta}
         silent = wave is not None and meta["audio"]["silent"]
         row |= {"seconds": round(end - times[0], 6), "sound": wave is not None, "silent": silent}
+        row["measures"] = {**gauge.measures(wave), "side": side}
         return pack(meta, jpegs, wave), row
 
     for time, pixels in frames:
         # a hundredth of a frame: timestamps are rounded
         if times and time - times[0] >= length - 0.01 / info.fps:
             yield finish(time, f"{key}+{number}")
-            number, times, jpegs = number + 1, [], []
+            number, times, jpegs, gauge = number + 1, [], [], Gauge()
         if left + side > pixels.shape[1] or top + side > pixels.shape[0]:
             raise MediaError(item.path, "changes its picture size midway", "convert it with ffmpeg")
         times.append(time)
-        jpegs.append(_jpeg(pixels[top : top + side, left : left + side], config))
+        picture = scaled(pixels[top : top + side, left : left + side], config.size)
+        gauge.look(np.asarray(picture))
+        jpegs.append(_jpeg(picture, config))
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / min(info.fps, config.max_fps or math.inf)
     yield finish(times[-1] + step, f"{key}+{number}" if number else key)
 
@@ -160,9 +165,9 @@ def scaled(pixels: np.ndarray, size: int) -> Image.Image:
     return picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
-def _jpeg(pixels: np.ndarray, config: ShardConfig) -> bytes:
+def _jpeg(picture: Image.Image, config: ShardConfig) -> bytes:
     buffer = io.BytesIO()
-    scaled(pixels, config.size).save(buffer, "JPEG", quality=config.quality)
+    picture.save(buffer, "JPEG", quality=config.quality)
     return buffer.getvalue()
 
 
