@@ -13,7 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-import socket
+import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -186,8 +186,8 @@ def replacing(path: Path, *, first: bool = False) -> Iterator[BinaryIO]:
 
     With `first` it gives way to one that is there already.
     """
-    # the machine's name too: on a shared file system several may have the same process number
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    # a name of its own for everybody: machines that share the folder may share process numbers and even host names
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with partial.open("wb") as file:
             yield file

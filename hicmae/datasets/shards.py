@@ -131,7 +131,7 @@ class Part:
     def describe(self) -> str:
         """What was made and what comes next."""
         done = f"{self.out}: part {self.part} of {self.parts} is done: {self.shards} of {self.total} shards"
-        skipped = f", {self.skipped} videos skipped" if self.skipped else ""
+        skipped = f", {self.skipped} video{'s' * (self.skipped != 1)} skipped" if self.skipped else ""
         return f"{done}, {self.samples} samples{skipped}\nonce all parts are done, give the command with --merge"
 
 
