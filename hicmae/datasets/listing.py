@@ -19,10 +19,12 @@ from pathlib import Path
 from hicmae.configs.errors import UserError
 from hicmae.datasets.containers import describe, sniff
 
-__all__ = ["SUFFIXES", "Item", "Problem", "find_videos", "is_list", "keys_of", "read_list"]
+__all__ = ["SUFFIXES", "Item", "Problem", "find_videos", "is_list", "keys_of", "read_list", "walk"]
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv"})
 """A file of a folder with such a name is taken for a video, and named where it is none; others are looked into."""
+
+_NO_VIDEO = frozenset({".bmp", ".flac", ".jpeg", ".jpg", ".m4a", ".mp3", ".png", ".wav"})  # corpora hold millions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ def find_videos(inputs: Sequence[str | Path], *, labels: str | None = None) -> t
         if not root.is_dir():
             found[_source(root, base)] = Item(source=_source(root, base), path=root)
             continue
-        for path, trouble in _walk(root):
+        for path, trouble in walk(root):
             if trouble is None and not _video_like(path):
                 others += 1
             else:
@@ -233,8 +235,8 @@ def _to_items(path: Path, rows: list[_Row], base: Path, problems: list[Problem])
     return [items[source] for source in sorted(items)], sorted(problems, key=lambda p: p.line or 0)
 
 
-def _walk(root: Path) -> Iterable[tuple[Path, tuple[str, str] | None]]:
-    """Files below `root`, links followed, and each folder that cannot be read with its trouble."""
+def walk(root: Path) -> Iterable[tuple[Path, tuple[str, str] | None]]:
+    """Files below `root` but hidden ones, links followed, and each folder that cannot be read with its trouble."""
     failed: list[OSError] = []
     seen: set[str] = set()
     for here, folders, files in os.walk(root, followlinks=True, onerror=failed.append):
@@ -255,6 +257,8 @@ def _walk(root: Path) -> Iterable[tuple[Path, tuple[str, str] | None]]:
 def _video_like(path: Path) -> bool:
     if path.suffix.lower() in SUFFIXES:
         return True
+    if path.suffix.lower() in _NO_VIDEO:
+        return False
     try:
         if not path.is_file():
             return False
