@@ -19,7 +19,7 @@ from hicmae.configs.errors import UserError
 if TYPE_CHECKING:
     from hicmae.datasets.faces.detect import Detector, Faces
 
-__all__ = ["QUANTITIES", "Fingerprint", "Gauge", "Quantity", "differences", "matching", "sum_up"]
+__all__ = ["QUANTITIES", "Fingerprint", "Gauge", "Quantity", "differences", "matching", "rows", "sum_up"]
 
 Fingerprint = Mapping[str, Sequence[float] | None]
 """Name of each quantity -> [5 %, median, 95 %] over the samples; None where it is not known of any."""
@@ -148,6 +148,19 @@ def differences(here: Fingerprint, there: Fingerprint) -> list[str]:
             f"({meaning})"
         )
     return told
+
+
+def rows(**sides: Fingerprint) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: a quantity per row; median and, in brackets, 5-95 % of each side in the columns."""
+
+    def cell(quantity: Quantity, values: Sequence[float] | None) -> str:
+        if not values:
+            return "–"
+        low, middle, high = (f"{value:.{quantity.digits}f}" for value in values)
+        return f"{middle}{quantity.unit} ({low} to {high})"
+
+    lines = [[q.words, *(cell(q, side.get(name)) for side in sides.values())] for name, q in QUANTITIES.items()]
+    return ["median (5 to 95 %)", *sides], lines
 
 
 def matching(here: Fingerprint, there: Fingerprint, crop: Mapping[str, Any]) -> str:

@@ -146,7 +146,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
         for ema in (False, True) if config.loop.ema else (False,):
             _measure(model, weights_file(last, ema=ema), test, out, place, show)
     elif show:
-        say("data.test is empty: nothing was measured; hicmae evaluate RUN --data DIR does it later")
+        say(f"no data.test to measure it on; hicmae evaluate {out} --data DIR does that")
     return last
 
 
@@ -272,6 +272,7 @@ def _meta(
     config: FinetuneConfig, model: Model, train: Index, labels: Sequence[str], sound: SoundConfig | None
 ) -> Mapping[str, Any]:
     preprocessing = {**train.preprocessing, "frames": config.data.frames, "stride": config.data.stride}
+    preprocessing["fingerprint"] = train.fingerprint
     if sound is not None:
         augment = dataclasses.asdict(config.sound_augment)
         preprocessing |= {"sound": dataclasses.asdict(sound), "sound_augment": augment}

@@ -14,6 +14,7 @@ from torch import nn
 
 from hicmae.configs.errors import ConfigError, UserError
 from hicmae.datasets.fbank import SoundConfig
+from hicmae.datasets.fingerprint import differences
 from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import evaluate_batches
 from hicmae.datasets.sampling import eval_views
@@ -284,11 +285,12 @@ def report_on(
             "fidelity": meta["config"].get("fidelity", "corrected"),
         },
         notes=[
-            *_notes(figures, labels, groups, len(skipped), meta.get("preprocessing", {}), index.preprocessing),
+            *_notes(figures, labels, groups, len(skipped), meta.get("preprocessing", {}), index),
             *_sound_notes(inputs, len(unheard), int((~index.sound[number]).sum())),
         ],
         skipped=skipped + unheard,
         preprocessing=dict(meta.get("preprocessing", {})),
+        fingerprint=index.fingerprint,
         config=dict(meta["config"]),
     )
 
@@ -299,7 +301,7 @@ def _notes(
     groups: Sequence[str] | None,
     skipped: int,
     trained: Mapping[str, Any],
-    tested: Mapping[str, Any],
+    index: Index,
 ) -> list[str]:
     notes = []
     if groups is None:
@@ -316,10 +318,14 @@ def _notes(
         notes.append(f"Never predicted: {', '.join(never)}.")
     if skipped:
         notes.append(f"{skipped} clip{'s' * (skipped != 1)} could not be read and are in no number; they are listed.")
+    tested = index.preprocessing
     unlike = [name for name in tested if name in trained and trained[name] != tested[name]]
     if unlike:
         told = "; ".join(f"{name} {trained[name]} in training, {tested[name]} here" for name in unlike)
         notes.append(f"The clips were made differently from those the model was trained on: {told}.")
+    measured = differences(index.fingerprint, trained.get("fingerprint", {}))
+    if measured:
+        notes.append(f"The clips are unlike those the model was trained on: {'; '.join(measured)}.")
     return notes
 
 

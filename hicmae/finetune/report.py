@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from hicmae.datasets import fingerprint
 from hicmae.runtime import charts
 from hicmae.runtime.metrics import Estimate, Scores
 from hicmae.runtime.page import Page, write_file
@@ -58,6 +59,8 @@ class Report:
     """(clip, reason) of clips that could not be read."""
     preprocessing: dict[str, Any] = field(default_factory=dict)
     """How the model's training clips were made."""
+    fingerprint: dict[str, list[float] | None] = field(default_factory=dict)
+    """What was measured of the clips (`hicmae.datasets.fingerprint`)."""
     config: dict[str, Any] = field(default_factory=dict)
     """The recipe of the run."""
 
@@ -85,6 +88,7 @@ class Report:
             "notes": self.notes,
             "skipped": [list(pair) for pair in self.skipped],
             "preprocessing": self.preprocessing,
+            "fingerprint": self.fingerprint,
             "config": self.config,
             "predictions": list(self._rows()),
         }
@@ -128,7 +132,11 @@ class Report:
         self._mistakes(page)
         page.heading("How this was measured").facts(self.protocol)
         if self.preprocessing:
-            page.text("How the training clips were made:").facts(self.preprocessing)
+            made = dict(self.preprocessing)
+            trained = made.pop("fingerprint", None)
+            page.text("How the training clips were made:").facts(made)
+            if trained and self.fingerprint:
+                page.table(*fingerprint.rows(training=trained, here=self.fingerprint), "Clips as measured.")
         if self.skipped:
             page.heading("Clips left out").table(["clip", "reason"], self.skipped)
         page.details("Recipe", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))

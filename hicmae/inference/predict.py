@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.fingerprint import Gauge, differences, sum_up
 from hicmae.datasets.media import MediaError, open_video
 from hicmae.datasets.transforms import normalise
 from hicmae.finetune.inputs import Inputs
@@ -168,12 +170,12 @@ def predict_clip(
         step = None
     track = Soundtrack.of(clip) if inputs.audio else None
     labels: tuple[str, ...] | None = None
-    mute = 0
+    mute, gauge = 0, Gauge()
     parts: list[WindowPrediction] = []
     training = net.training
     net.eval()
     try:
-        for batch in _batches(windows(clip, how, hop=step), batch_size):
+        for batch in _batches(windows(clip, how, hop=step, gauge=gauge), batch_size):
             sounds = [_sound(each, track, how) for each in batch]
             mute += sum(sound is None for sound in sounds)
             if inputs.need_audio:
@@ -189,8 +191,21 @@ def predict_clip(
         net.train(training)
     if not parts:
         raise MediaError(clip, "has no sound", f"{meta.get('name') or 'the model'} only hears: name one that sees")
-    note = _note(inputs, mute, len(parts)) if inputs.audio and mute else ""
-    return Prediction(str(clip), str(meta.get("name", "")), tuple(parts), note)
+    notes = [_note(inputs, mute, len(parts))] if inputs.audio and mute else []
+    notes += _unlike(clip, how, gauge, track, meta)
+    return Prediction(str(clip), str(meta.get("name", "")), tuple(parts), "; ".join(notes))
+
+
+def _unlike(
+    clip: str | Path, how: Preprocessing, gauge: Gauge, track: Soundtrack | None, meta: Mapping[str, Any]
+) -> list[str]:
+    """What is measured of the clip and lies outside what was measured of the clips that the model was trained on."""
+    trained = (meta.get("preprocessing") or {}).get("fingerprint")
+    if not trained:
+        return []
+    here = {**gauge.measures(track.wave if track else None), "fps": how.rate(open_video(clip).fps)}
+    told = differences(sum_up({name: np.array([value]) for name, value in here.items()}), trained)
+    return [f"unlike the clips it was trained on: {'; '.join(told)}"] if told else []
 
 
 def _note(inputs: Inputs, mute: int, count: int) -> str:

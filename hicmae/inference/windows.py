@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hicmae.configs.errors import UserError
 from hicmae.datasets.fbank import SoundConfig
+from hicmae.datasets.fingerprint import Gauge
 from hicmae.datasets.media import MediaError, open_video, read_frames
 from hicmae.datasets.strips import ShardConfig, crop_recipe, thinned
 from hicmae.datasets.transforms import resize
@@ -98,7 +99,12 @@ class Window:
 
 
 def windows(
-    path: str | Path, how: Preprocessing, *, hop: int | None = None, start: float | None = None
+    path: str | Path,
+    how: Preprocessing,
+    *,
+    hop: int | None = None,
+    start: float | None = None,
+    gauge: Gauge | None = None,
 ) -> Iterator[Window]:
     """Successive windows of a video; the last one ends with the video, whatever its distance from the one before.
 
@@ -106,6 +112,7 @@ def windows(
         hop: distance of successive windows in frames of a window (T of which make a window, `how.stride` video frames
             each); None is half a window.
         start: seconds at which to begin.
+        gauge: is shown the frames of the windows, as they are before they are scaled to the model's size.
 
     Raises:
         MediaError: the file is missing, cut off, no video, damaged, or smaller than the box to cut out.
@@ -129,7 +136,7 @@ def windows(
             raise MediaError(path, "changes its picture size midway", "convert it with ffmpeg")
         if taken >= how.frames and (taken - how.frames) % hop == 0:
             yield _window(recent, how.frames, end=time)
-        recent.append((time, _square(pixels[top : top + side, left : left + side], how)))
+        recent.append((time, _square(pixels[top : top + side, left : left + side], how, gauge)))
         taken += 1
     if recent:
         yield _window(recent, how.frames, end=last + step)
@@ -157,10 +164,13 @@ def _window(recent: deque[tuple[float, Tensor]], length: int, end: float) -> Win
     return Window(times[0], end, stack, times + times[-1:] * padding)
 
 
-def _square(pixels: np.ndarray, how: Preprocessing) -> Tensor:
+def _square(pixels: np.ndarray, how: Preprocessing, gauge: Gauge | None) -> Tensor:
     """(side, side, 3) uint8 -> (3, size, size) uint8, by way of the size in the shards."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     if picture.size != (how.stored, how.stored):
         picture = picture.resize((how.stored, how.stored), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    frame = torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # (3, H, W)
+    crop = np.array(picture)
+    if gauge is not None:
+        gauge.look(crop)
+    frame = torch.from_numpy(crop).permute(2, 0, 1)  # (3, H, W)
     return resize(frame[None], how.size)[0].contiguous()

@@ -125,6 +125,7 @@ def _audible(index: Index, model: str) -> Index:
 def _preprocessing(config: PretrainConfig, index: Index, sound: SoundConfig | None) -> dict[str, Any]:
     """How clips become input, for whoever uses the weights."""
     stated = {**index.preprocessing, "frames": config.data.frames, "stride": config.data.stride}
+    stated["fingerprint"] = index.fingerprint
     if sound is not None:
         stated |= {"sound": dataclasses.asdict(sound), "sound_augment": dataclasses.asdict(config.sound_augment)}
     return stated
