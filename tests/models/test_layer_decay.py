@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
 
 from hicmae.models import create_model
 from hicmae.models.base import Model
-from hicmae.models.convert import from_published
+from hicmae.models.convert import from_published, to_published
 from tests import fixtures_io
 
 TABLES = {
@@ -42,6 +45,46 @@ def test_groups_equal_the_published_table(file: str, entry: str) -> None:
     got = groups(model, 0.75 if stage == "finetune" else 1.0, published=True)
     assert set(got) == set(expected)
     assert {name: row for name, row in got.items() if row != pytest.approx(expected[name])} == {}
+
+
+def published_layer(key: str, layers: int, hicmae: bool) -> int:
+    """The published rules on published names (reference 8.4), written again from their description."""
+    if hicmae:
+        if any(part in key for part in ("pos_embed", "cls_token", "mask_token", "patch_embed")):
+            return 0
+        found = re.search(r"blocks\D*(\d+)", key)
+        return layers + 1 if found is None else int(found[1]) + 1 + (10 if "fusion" in key else 0)
+    if key.startswith("patch_embed") or key in ("cls_token", "mask_token", "pos_embed"):
+        return 0
+    found = re.match(r"blocks\.(\d+)", key)
+    return layers + 1 if found is None else int(found[1]) + 1
+
+
+@pytest.mark.parametrize("decay", [0.75, 0.65])
+@pytest.mark.parametrize(
+    ("name", "layers", "args"),
+    [
+        ("svfap_base", 21, {}),
+        ("svfap_small", 14, {}),
+        ("hicmae_tiny", 12, {}),
+        ("hicmae_small", 12, {}),
+        ("mae_dfer_base", 5, {"depth": 5}),
+        ("mae_dfer_base", 16, {"pool": "all", "third": None}),
+    ],
+)
+def test_groups_without_a_recorded_table_follow_the_published_rule(
+    name: str, layers: int, args: dict[str, Any], decay: float
+) -> None:
+    with torch.device("meta"):
+        model = create_model(name, **args)
+    assert model.num_layers == layers
+    ours = groups(model, decay, published=True)
+    theirs = to_published(dict(model.named_parameters()))
+    named = {id(parameter): key for key, parameter in theirs.items()}
+    for key, parameter in model.named_parameters():
+        published = named[id(parameter)]
+        scale = decay ** (layers + 1 - published_layer(published, layers, name.startswith("hicmae")))
+        assert ours[key]["lr_scale"] == pytest.approx(scale), published
 
 
 def test_messengers_learn_with_the_embedding_and_never_decay() -> None:
