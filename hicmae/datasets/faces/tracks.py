@@ -1,0 +1,157 @@
+"""Faces found frame by frame, linked into tracks: one person within one shot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from hicmae.datasets.faces.config import CropConfig
+from hicmae.datasets.faces.crop import again, pose_of
+from hicmae.datasets.faces.detect import Detector, Faces
+
+__all__ = ["Track", "chosen", "find_tracks"]
+
+_BATCH = 8  # frames; fixed, so that results do not depend on who asks
+_SURE = 0.9  # score that a track must reach somewhere
+
+
+@dataclass
+class Track:
+    """One face through a shot: the F frames in which it was found."""
+
+    shot: int
+    """First frame of its shot."""
+    frames: list[int] = field(default_factory=list)
+    """F numbers, rising."""
+    boxes: list[np.ndarray] = field(default_factory=list)
+    """F x (4,), as in `Faces`."""
+    points: list[np.ndarray] = field(default_factory=list)
+    """F x (5, 2), as in `Faces`."""
+    scores: list[float] = field(default_factory=list)
+
+    def add(self, frame: int, box: np.ndarray, points: np.ndarray, score: float) -> None:
+        """Note where the face is in one more frame."""
+        self.frames.append(frame)
+        self.boxes.append(box)
+        self.points.append(points)
+        self.scores.append(score)
+
+    @property
+    def size(self) -> float:
+        """Typical span of the eyes in pixels."""
+        return float(np.median(pose_of(np.stack(self.points))[:, 3]))
+
+
+def find_tracks(
+    frames: Iterable[tuple[float, np.ndarray]],
+    detector: Detector,
+    config: CropConfig,
+    *,
+    closer: Detector | None = None,
+) -> tuple[np.ndarray, list[Track]]:
+    """Follow all faces through a video that is seen once, a few frames at a time.
+
+    Args:
+        frames: seconds and pixels, as `read_frames` gives them.
+        closer: finds the face on levelled crops; None is `detector`.
+
+    Returns:
+        the frames' times (N,), and the tracks that are no chance findings, in order of time.
+    """
+    times: list[float] = []
+    shots: list[int] = []
+    tracks: list[Track] = []
+    cuts = _Cuts()
+    for batch in _batches(frames):
+        pixels = [frame for _, frame in batch]
+        found = detector(pixels)
+        if config.second_pass:
+            found = again(closer or detector, pixels, found)
+        for (time, frame), faces in zip(batch, found, strict=True):
+            if cuts.before(frame):
+                shots.append(len(times))
+            times.append(time)
+            fresh = [
+                track
+                for track in tracks
+                if track.shot == shots[-1] and time - times[track.frames[-1]] <= config.gap + 1e-6
+            ]
+            tracks += _linked(fresh, faces, len(times) - 1, shots[-1])
+    clock = np.array(times)
+    ends = dict(zip(shots, [*shots[1:], len(times)], strict=True))
+    kept = [track for track in tracks if _lasting(track, clock, ends[track.shot], config.shortest)]
+    return clock, sorted(kept, key=lambda track: (track.frames[0], -track.size))
+
+
+def chosen(tracks: Sequence[Track], several: str) -> list[Track]:
+    """What is taken of tracks: all, or of those seen at the same time the `largest` or `longest`; in order of time."""
+    if several == "all":
+        return list(tracks)
+    kept: list[Track] = []
+    for track in sorted(tracks, key=lambda t: -(t.size if several == "largest" else len(t.frames))):
+        if not any(track.frames[0] <= other.frames[-1] and other.frames[0] <= track.frames[-1] for other in kept):
+            kept.append(track)
+    return sorted(kept, key=lambda track: track.frames[0])
+
+
+class _Cuts:
+    """Tells where a shot begins: the picture changes much, and far more than it did just before."""
+
+    def __init__(self) -> None:
+        self.last: np.ndarray | None = None
+        self.usual = 0.0
+
+    def before(self, frame: np.ndarray) -> bool:
+        """Whether a cut lies before this frame; there is one before the first."""
+        rows, columns = (np.linspace(0, side - 1, 64).round().astype(int) for side in frame.shape[:2])
+        small = frame[rows[:, None], columns].reshape(16, 4, 16, 4, 3).mean((1, 3))  # (16, 16, 3)
+        change = np.inf if self.last is None else float(np.abs(small - self.last).mean())
+        cut = change > max(20.0, 4 * self.usual)
+        self.usual = self.usual if cut else 0.8 * self.usual + 0.2 * change
+        self.last = small
+        return cut
+
+
+def _linked(tracks: Sequence[Track], faces: Faces, number: int, shot: int) -> list[Track]:
+    """Add the faces of a frame to the tracks they continue, the best fit first; returns new tracks for the others."""
+    fits = []
+    for n, track in enumerate(tracks):
+        near = _likeness(track.boxes[-1], faces.boxes)
+        fits += [(near[k], n, k) for k in range(len(faces)) if near[k] > 0]
+    owners: dict[int, Track] = {}
+    taken: set[int] = set()
+    for _, n, k in sorted(fits, reverse=True):
+        if n not in taken and k not in owners:
+            owners[k] = tracks[n]
+            taken.add(n)
+    started = []
+    for k in range(len(faces)):
+        if k not in owners:
+            owners[k] = Track(shot)
+            started.append(owners[k])
+        owners[k].add(number, faces.boxes[k], faces.points[k], float(faces.scores[k]))
+    return started
+
+
+def _likeness(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Of a face's last box (4,) with boxes (n, 4): 1 at the same place and size, 0 too far to be the same face."""
+    size, sizes = (box[2:] - box[:2]).mean(), (boxes[:, 2:] - boxes[:, :2]).mean(1)
+    larger, smaller = np.maximum(size, sizes), np.minimum(size, sizes)
+    apart = np.linalg.norm(boxes[:, :2] + boxes[:, 2:] - box[:2] - box[2:], axis=1) / 2 / larger
+    return np.where(larger < 1.7 * smaller, np.clip(1 - apart / 0.7, 0, 1), 0)
+
+
+def _lasting(track: Track, times: np.ndarray, end: int, shortest: float) -> bool:
+    shot = times[end - 1] - times[track.shot]
+    length = times[track.frames[-1]] - times[track.frames[0]]
+    often = len(track.frames) >= 0.3 * (track.frames[-1] - track.frames[0] + 1)
+    return often and max(track.scores) >= _SURE and length >= min(shortest, 0.5 * shot)
+
+
+def _batches(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[list[tuple[float, np.ndarray]]]:
+    frames = iter(frames)
+    while batch := list(islice(frames, _BATCH)):
+        yield batch
