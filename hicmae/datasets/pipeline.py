@@ -2,10 +2,15 @@
 
 The order of an epoch is a function of (seed, epoch). Step s takes positions s * B … s * B + B - 1 of it; ranks and
 workers only divide that list, so it does not depend on how many there are, and starting anywhere costs the same.
+
+A clip has a number: that of its sample among the N of the index, plus N for every clip that the sample gave before it
+in the epoch, where it gives several. Augmentation and masks are drawn from it, so no two clips are alike.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -47,8 +52,15 @@ class Stream:
     what the view returns, tensors stacked along a new first axis, other values in lists. A clip that cannot be used
     is replaced by the next usable one of its micro-batch, so that shapes stay the same.
 
+    Without weights an epoch takes every sample once, but for the rest of a last batch that would not be full. With
+    weights it has as many clips; each corpus gives its share of them, to within one sample, spread evenly over the
+    epoch. It goes through its samples in an order of its own, starts again at its end in another one, and continues
+    in the next epoch where it stopped: over time all samples of a corpus are taken equally often.
+
     Args:
         indexes: one index, or several to be joined.
+        weights: how much of an epoch each of the joined indexes gives, in any unit; None takes every sample once.
+        clips: clips that a sample gives whenever it is taken, one after another; `pretrain_view` needs to know too.
         view: sampling and transforms, which may raise `SampleError` to have a clip skipped; gets each clip with a
             generator seeded from (seed, epoch, number) alone, so that augmentation is the same on any rank, in any
             worker, and after resuming.
@@ -59,7 +71,7 @@ class Stream:
         max_bad_share: the share of this rank's clips of an epoch that may be unusable.
 
     Raises:
-        ValueError: the batch cannot be divided, or the data set is smaller than one batch.
+        ValueError: the batch cannot be divided, the data set is smaller than one batch, or weights do not fit.
     """
 
     def __init__(
@@ -75,6 +87,8 @@ class Stream:
         workers: int = 0,
         shuffle: bool = True,
         max_bad_share: float = 0.01,
+        weights: Sequence[float] | None = None,
+        clips: int = 1,
     ) -> None:
         index = indexes if isinstance(indexes, Index) else Index.join(list(indexes))
         if batch_size % (world * accumulate):
@@ -82,12 +96,15 @@ class Stream:
                 f"a batch of {batch_size} cannot be divided among {world} processes x {accumulate} micro-batches: "
                 f"make it a multiple of {world * accumulate}"
             )
-        if len(index) < batch_size:
-            raise ValueError(f"{index.folder} holds {len(index)} clips, fewer than one batch of {batch_size}")
-        self.index, self.seed, self.shuffle = index, seed, shuffle
+        if len(index) * clips < batch_size:
+            raise ValueError(f"{index.folder} holds {len(index) * clips} clips, fewer than one batch of {batch_size}")
+        self.index, self.seed, self.shuffle, self.clips = index, seed, shuffle, clips
         self.batch_size, self.accumulate, self.rank, self.world = batch_size, accumulate, rank, world
-        self.steps_per_epoch = len(index) // batch_size
-        self._limit = _Limit(index, len(index) / world, max_bad_share)
+        self.steps_per_epoch = len(index) * clips // batch_size
+        self._taken = -(-self.steps_per_epoch * batch_size // clips)  # samples of an epoch, the last perhaps in part
+        self._shares = None if weights is None else _shares(index, weights, self._taken)
+        seen = len(index) if self._shares is None else int(np.minimum(self._shares, np.bincount(index.corpus)).sum())
+        self._limit = _Limit(index, seen / world, max_bad_share)
         self._plan = _Plan()
         self._loader = _loader(_Batches(index, [view], seed, replace=True), self._plan, workers)
 
@@ -110,12 +127,50 @@ class Stream:
                 step = []
 
     def _micro_batches(self, epoch: int, start: int) -> np.ndarray:
-        """(steps left x accumulate, clips of this rank) numbers."""
-        order = np.arange(len(self.index))
-        if self.shuffle:
-            order = order_of(self.index.shard, seed=self.seed, epoch=epoch)
-        steps = order[: self.steps_per_epoch * self.batch_size].reshape(self.steps_per_epoch, -1)[start:]
+        """(steps left x accumulate, clips of this rank) numbers of clips."""
+        taken, times = self._order(epoch)
+        turns = times[:, None] * self.clips + np.arange(self.clips)
+        numbers = (taken[:, None] + len(self.index) * turns).ravel()
+        steps = numbers[: self.steps_per_epoch * self.batch_size].reshape(self.steps_per_epoch, -1)[start:]
         return steps.reshape(-1, self.world, self.batch_size // (self.world * self.accumulate))[:, self.rank]
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The samples of an epoch, and how often each was taken before it in this epoch; (taken,) twice."""
+        index = self.index
+        if self._shares is None:
+            whole = self._pass(index.shard, epoch)[: self._taken]
+            return whole, np.zeros_like(whole)
+        parts, places = [], []
+        for corpus in np.flatnonzero(self._shares):
+            members, share = np.flatnonzero(index.corpus == corpus), int(self._shares[corpus])
+            at = np.arange(epoch * share, (epoch + 1) * share)  # of its own endless order
+            passes, within = np.divmod(at, len(members))
+            walks = {p: members[self._pass(index.shard[members], int(p))] for p in np.unique(passes)}
+            parts.append((np.concatenate([walk[within[passes == p]] for p, walk in walks.items()]), passes - passes[0]))
+            # one place drawn in each of as many equal parts of the epoch
+            jitter = _hash(self.seed, epoch, np.arange(share), salt=16 + int(corpus)) / 2.0**64 if self.shuffle else 0.5
+            places.append((np.arange(share) + jitter) / share)
+        order = np.argsort(np.concatenate(places), kind="stable")
+        taken, times = (np.concatenate(columns)[order] for columns in zip(*parts, strict=True))
+        return taken, times
+
+    def _pass(self, shard: np.ndarray, turn: int) -> np.ndarray:
+        return order_of(shard, seed=self.seed, epoch=turn) if self.shuffle else np.arange(len(shard))
+
+
+def _shares(index: Index, weights: Sequence[float], taken: int) -> np.ndarray:
+    """How many of the `taken` samples of an epoch each corpus gives: int64, by largest remainder."""
+    sizes = np.bincount(index.corpus, minlength=len(weights))
+    if len(sizes) != len(weights):
+        raise ValueError(f"there are {len(weights)} weights for {len(sizes)} data sets: give one for each")
+    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise ValueError(f"weights must be positive, not {', '.join(map(str, weights))}: leave a data set out instead")
+    if not sizes.all():
+        raise ValueError(f"data set number {int(np.argmin(sizes)) + 1} has a weight and no usable clip: leave it out")
+    exact = np.asarray(weights, float) / sum(weights) * taken
+    shares = np.floor(exact).astype(np.int64)
+    shares[np.argsort(shares - exact, kind="stable")[: taken - shares.sum()]] += 1
+    return shares
 
 
 def evaluate_batches(
@@ -180,21 +235,25 @@ class _Batches(Dataset[Batch]):
 
     def __getitem__(self, wanted: tuple[int, list[int]]) -> Batch:
         epoch, numbers = wanted
-        skipped: list[tuple[str, str]] = []
+        skipped: dict[str, str] = {}
         rows: list[list[Batch]] = []  # per number its views; none where it is bad
-        seeds = _hash(self.seed, epoch, np.asarray(numbers), salt=3)
-        for number, seed in zip(numbers, seeds, strict=True):
+        read: tuple[int, Clip] | None = None
+        for number, seed in zip(numbers, _hash(self.seed, epoch, np.asarray(numbers), salt=3), strict=True):
+            turn, sample = divmod(number, len(self.store))
             try:
-                clip = self.store[number]
+                read = read if read is not None and read[0] == sample else (sample, self.store[sample])
+                clip = dataclasses.replace(read[1], turn=turn)
                 rows.append([{"key": clip.key, "number": number, **self._see(view, clip, seed)} for view in self.views])
             except SampleError as error:
                 rows.append([])
-                skipped.append((str(self.store.index.keys[number]), str(error)))
+                skipped[str(self.store.index.keys[sample])] = str(error)
+            except UserError as error:  # said in words by whoever reads the batches: a worker's would be a traceback
+                return {"key": [], "error": str(error), "skipped": []}
         if self.replace:
             rows = [next((rows[(i + k) % len(rows)] for k in range(len(rows)) if rows[(i + k) % len(rows)]), [])
                     for i in range(len(rows))]  # fmt: skip
         batch = _collate([row for views in rows for row in views])
-        return {**batch, "epoch": epoch, "skipped": skipped}
+        return {**batch, "epoch": epoch, "skipped": list(skipped.items())}
 
     @staticmethod
     def _see(view: View, clip: Clip, seed: np.uint64) -> Batch:
@@ -219,6 +278,8 @@ class _Limit:
         self.bad: dict[str, str] = {}
 
     def count(self, batch: Batch) -> None:
+        if "error" in batch:
+            raise UserError(batch["error"])
         self.bad |= dict(batch["skipped"])
         if len(self.bad) > self.share * self.clips:
             raise self.error(f"more than max_bad_share = {self.share} of {self.clips:.0f} allows")

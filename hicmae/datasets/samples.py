@@ -86,6 +86,8 @@ class Clip:
     """What must not be split between training and test: a person, a session."""
     start: float
     """Seconds on the source's clock at which the first frame is shown."""
+    turn: int = 0
+    """How often it was taken before in this epoch, where it is taken several times."""
 
 
 def pack(meta: dict[str, Any], jpegs: Sequence[bytes], sound: np.ndarray | None) -> bytes:

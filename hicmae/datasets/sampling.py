@@ -80,6 +80,11 @@ class Sample(Protocol):
         """The video it was cut from."""
         ...
 
+    @property
+    def turn(self) -> int:
+        """How often it was taken before in this epoch."""
+        ...
+
 
 View = Callable[[Any, torch.Generator], dict[str, Any]]
 """(sample, generator) -> named tensors and other values: frame choice and transforms of one clip."""
@@ -157,6 +162,7 @@ def pretrain_view(
     *,
     need_sound: bool = False,
     see: bool = True,
+    clips: int = 1,
 ) -> View:
     """View for pretraining: one clip at a drawn start, cropped at one of several scales.
 
@@ -167,10 +173,11 @@ def pretrain_view(
         need_sound: a clip without sound is an error (`SampleError`, so that a stream skips it) instead of zeros, and
             `has_audio` is left out.
         see: without it no frame is decoded and there is no `video`.
+        clips: clips that a sample gives in succession (`Stream(clips=)`), each from a part of its own of the video.
     """
-    _check(1, frames, stride)
+    _check(1, frames, stride, clips)
     ear = _Ear(sound, sound_augment or SoundAugmentConfig(), need_sound)
-    return partial(_pretrain, clip=frames, stride=stride, size=size, ear=ear, see=see)
+    return partial(_pretrain, clip=frames, stride=stride, size=size, ear=ear, see=see, clips=clips)
 
 
 def train_view(
@@ -238,10 +245,11 @@ class _Ear:
 
 
 def _pretrain(
-    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, ear: _Ear, see: bool
+    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, ear: _Ear, see: bool, clips: int
 ) -> dict[str, Any]:
     count, draws = len(sample.frames), Draws(generator)
-    (start,) = pretrain_starts(count, clip=clip, stride=stride, draw=draws.integer)
+    starts = pretrain_starts(count, clip=clip, stride=stride, clips=clips, draw=draws.integer)
+    start = starts[sample.turn % clips]
     indices = pretrain_indices(start, count, clip=clip, stride=stride)
     seen = {}
     if see:

@@ -17,7 +17,11 @@ class PretrainData:
     """Where the clips come from."""
 
     shards: list[str] = field(default_factory=list)
-    """Folders written by `hicmae shard`."""
+    """Folders written by `hicmae shard`, or addresses of such (`https://…`, `s3://…`)."""
+    weights: list[float] | None = None
+    """How much of an epoch each of them gives, in any unit; null takes every sample once. The epoch stays as long."""
+    clips: int = 1
+    """Clips that a sample gives per epoch, each from a part of its own of the video and with the sound of it."""
     frames: int = 16
     """Frames per clip."""
     stride: int = 4
@@ -30,11 +34,13 @@ class PretrainData:
     """Share of unreadable samples above which a run stops."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "stride", "size"):
+        for name in ("clips", "frames", "stride", "size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1, not {getattr(self, name)}")
         if self.workers < 0:
             raise ValueError(f"data.workers must not be negative, not {self.workers}")
+        if self.weights is not None and len(self.weights) != len(self.shards):
+            raise ValueError(f"data.weights has {len(self.weights)} entries for {len(self.shards)} in data.shards")
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"data.max_bad_share must lie in [0, 1], not {self.max_bad_share}")
 

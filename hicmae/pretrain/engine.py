@@ -64,6 +64,7 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
         *(config.data.frames, config.data.stride, config.data.size, sound, config.sound_augment),
         need_sound=hears,
         see=model.grid is not None,
+        clips=config.data.clips,
     )
     stream = Stream(
         index,
@@ -75,6 +76,8 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
         world=place.world,
         workers=config.data.workers,
         max_bad_share=config.data.max_bad_share,
+        weights=config.data.weights,
+        clips=config.data.clips,
     )
     out = Path(config.out)
     configs.check_recipe(config, out)

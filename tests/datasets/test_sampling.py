@@ -153,6 +153,7 @@ class FakeClip:
     audio: np.ndarray | None = None
     label: int = 3
     source: str = "a.mp4"
+    turn: int = 0
 
 
 PLAIN = AugmentConfig(policy="", crop=(1.0, 1.0), aspect=(1.0, 1.0), flip=0, erase=0)
