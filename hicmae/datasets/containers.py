@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["FORMATS", "declared_bytes", "describe", "sniff", "sniff_sound"]
+__all__ = ["FORMATS", "declared_bytes", "describe", "sniff", "sniff_image", "sniff_sound"]
 
 FORMATS = {"mov": "mov", "matroska": "matroska", "avi": "avi", "flv": "flv", "m4a": "mov", "wav": "wav"}
 """Containers that are read -> FFmpeg's demuxer, which is forced: playlists and pictures never reach a demuxer."""
@@ -62,6 +62,11 @@ def sniff_sound(head: bytes) -> str | None:
     if head[4:8] == b"ftyp" and head[8:12] in _SOUND_BRANDS:
         return "m4a"
     return "wav" if head[:4] == b"RIFF" and head[8:12] == b"WAVE" else sniff(head)
+
+
+def sniff_image(head: bytes) -> str | None:
+    """Kind of a picture from its first 16 bytes: `png`, `jpeg`, or None."""
+    return "png" if head.startswith(b"\x89PNG\r\n\x1a\n") else "jpeg" if head.startswith(b"\xff\xd8\xff") else None
 
 
 def describe(head: bytes) -> str:

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hicmae.configs.errors import UserError
-from hicmae.datasets.containers import describe, sniff
+from hicmae.datasets.containers import describe, sniff, sniff_image
 
-__all__ = ["SUFFIXES", "Item", "Problem", "find_videos", "is_list", "keys_of", "read_list", "walk"]
+__all__ = ["IMAGE_SUFFIXES", "SUFFIXES", "Item", "Problem", "find_videos", "is_list", "keys_of", "read_list", "walk"]
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv"})
 """A file of a folder with such a name is taken for a video, and named where it is none; others are looked into."""
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+"""The same of pictures, where they are asked for."""
 
 _NO_VIDEO = frozenset({".bmp", ".flac", ".jpeg", ".jpg", ".m4a", ".mp3", ".png", ".wav"})  # corpora hold millions
 
@@ -59,12 +61,14 @@ class Problem:
         return f"{place} {self.reason}; {self.remedy}"
 
 
-def find_videos(inputs: Sequence[str | Path], *, labels: str | None = None) -> tuple[list[Item], int]:
+def find_videos(
+    inputs: Sequence[str | Path], *, labels: str | None = None, images: bool = False
+) -> tuple[list[Item], int]:
     """The videos among files and below folders, sorted by source; and how many other files lay beside them.
 
     Files that are named are always taken. In folders a file is taken if its name or its content is a video's; hidden
-    files are not. A sub-folder that cannot be read becomes an item with `trouble`. `labels="folder"` makes the
-    uppermost folder of each source its label.
+    files are not. `images` takes PNG and JPEG pictures too. A sub-folder that cannot be read becomes an item with
+    `trouble`. `labels="folder"` makes the uppermost folder of each source its label.
 
     Raises:
         UserError: an input does not exist or cannot be read, or a label is asked of a video outside any folder.
@@ -85,7 +89,7 @@ def find_videos(inputs: Sequence[str | Path], *, labels: str | None = None) -> t
             found[_source(root, base)] = Item(source=_source(root, base), path=root)
             continue
         for path, trouble in walk(root):
-            if trouble is None and not _video_like(path):
+            if trouble is None and not _video_like(path, images):
                 others += 1
             else:
                 found[_source(path, base)] = Item(source=_source(path, base), path=path, trouble=trouble)
@@ -132,7 +136,7 @@ def read_list(path: str | Path, root: str | Path | None = None) -> tuple[list[It
     header = [name.strip().lower() for name in next(csv.reader([first]))]
     if "path" in header:
         rows, problems = _csv_rows(path, text)
-    elif len(header) > 1 and Path(header[0]).suffix not in SUFFIXES and not _blank_separated(first)[1]:
+    elif len(header) > 1 and Path(header[0]).suffix not in SUFFIXES | IMAGE_SUFFIXES and not _blank_separated(first)[1]:
         raise UserError(f"{path}:1: no column is called `path` (there are {', '.join(header)}); name the columns")
     else:
         rows, problems = [_Row(n, *_blank_separated(line)) for n, line in _numbered(lines)], []
@@ -195,7 +199,7 @@ def _numbered(lines: list[str]) -> Iterable[tuple[int, str]]:
 def _blank_separated(line: str) -> tuple[str, str | None]:
     line = line.strip()
     head, _, tail = line.rpartition(" ")
-    if not head or Path(tail).suffix.lower() in SUFFIXES:
+    if not head or Path(tail).suffix.lower() in SUFFIXES | IMAGE_SUFFIXES:
         return line, None
     return head.strip(), tail
 
@@ -254,8 +258,8 @@ def walk(root: Path) -> Iterable[tuple[Path, tuple[str, str] | None]]:
         yield Path(str(error.filename)), trouble
 
 
-def _video_like(path: Path) -> bool:
-    if path.suffix.lower() in SUFFIXES:
+def _video_like(path: Path, images: bool) -> bool:
+    if path.suffix.lower() in (SUFFIXES | IMAGE_SUFFIXES if images else SUFFIXES):
         return True
     if path.suffix.lower() in _NO_VIDEO:
         return False
@@ -263,7 +267,8 @@ def _video_like(path: Path) -> bool:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return sniff(file.read(16)) is not None
+            head = file.read(16)
+        return sniff(head) is not None or (images and sniff_image(head) is not None)
     except OSError:
         return False
 

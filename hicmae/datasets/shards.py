@@ -28,10 +28,11 @@ from hicmae.runtime.log import progress as progress_bar
 __all__ = ["Engine", "Index", "Part", "ShardConfig", "merge_shards", "write_part", "write_shards"]
 
 Engine = Literal["processes", "ray"]
+Inputs = Sequence[str | Path] | Sequence[Item]
 
 
 def write_shards(
-    inputs: Sequence[str | Path],
+    inputs: Inputs,
     out: str | Path,
     *,
     config: ShardConfig | None = None,
@@ -45,7 +46,8 @@ def write_shards(
     is left out and listed in the index with its reason.
 
     Args:
-        inputs: video files and folders, or one list; with `config.list` at most the folder that its paths start from.
+        inputs: video files and folders, or items (as a card finds them), or one list; with `config.list` at most the
+            folder that its paths start from.
         progress: show a bar with rate and ETA.
         workers: processes that each write one shard at a time; 0 works in this one.
         engine: `ray` hands the shards to a Ray cluster whose nodes all see inputs and output.
@@ -62,7 +64,7 @@ def write_shards(
 
 
 def write_part(
-    inputs: Sequence[str | Path],
+    inputs: Inputs,
     out: str | Path,
     part: int,
     parts: int,
@@ -91,9 +93,7 @@ def write_part(
     return Part(plan.out, part, parts, len(heads), samples, skipped, plan.shards)
 
 
-def merge_shards(
-    inputs: Sequence[str | Path], out: str | Path, *, config: ShardConfig | None = None, progress: bool = True
-) -> Index:
+def merge_shards(inputs: Inputs, out: str | Path, *, config: ShardConfig | None = None, progress: bool = True) -> Index:
     """Prove that the parts in `out` are complete, and write their index.
 
     Every shard must be there, made from these very files with these settings, of the size its description says; every
@@ -150,7 +150,7 @@ class _Plan:
     others: int
 
     @classmethod
-    def of(cls, inputs: Sequence[str | Path], out: Path, config: ShardConfig) -> _Plan:
+    def of(cls, inputs: Inputs, out: Path, config: ShardConfig) -> _Plan:
         items, others = _items(inputs, config)
         classes = _classes(items, config)
         items = [_named_label(item, classes, config) for item in items]
@@ -192,12 +192,16 @@ class _Plan:
             )
 
 
-def _items(inputs: Sequence[str | Path], config: ShardConfig) -> tuple[list[Item], int]:
-    listed, root = config.list, list(inputs)
+def _items(inputs: Inputs, config: ShardConfig) -> tuple[list[Item], int]:
+    items = [item for item in inputs if isinstance(item, Item)]
+    if items:
+        return items, 0
+    root = [item for item in inputs if not isinstance(item, Item)]
+    listed = config.list
     if listed is None and len(root) == 1 and is_list(root[0]):
         listed, root = str(root[0]), []
     if listed is None:
-        return find_videos(inputs, labels=config.labels)
+        return find_videos(root, labels=config.labels, images=config.images)
     if len(root) > 1 or (root and not Path(root[0]).is_dir()):
         raise UserError(
             f"with a list, name one folder that its paths start from, or none; not {', '.join(map(str, root))}"
@@ -257,6 +261,7 @@ def _finish(plan: _Plan) -> Index:
             yield part
 
     summary = {"version": FORMAT, "classes": plan.classes, "preprocessing": _preprocessing(plan.config)}
+    summary["protocol"] = plan.config.protocol
     index = build(plan.out, parts(), {**summary, "others": plan.others})
     if not len(index):
         raise UserError(_nothing(index))

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from hicmae.datasets.fingerprint import Gauge
+from hicmae.datasets.images import is_image, read_image
 from hicmae.datasets.listing import Item
-from hicmae.datasets.media import SOUND_RATE, MediaError, open_video, read_audio, read_frames
+from hicmae.datasets.media import SOUND_RATE, MediaError, VideoInfo, open_video, read_audio, read_frames
 from hicmae.datasets.samples import pack
 
 __all__ = ["SILENT", "ShardConfig", "crop_recipe", "samples_of", "scaled", "thinned"]
@@ -39,12 +40,16 @@ class ShardConfig:
     """Frames per second above which frames are left out evenly; null keeps all."""
     box: tuple[int, int, int, int] | None = None
     """Square to cut out of every frame as shown: left, top, width, height in pixels; null is the centre square."""
+    images: bool = False
+    """Take PNG and JPEG pictures too, each as a clip of one frame."""
     list: str | None = None
     """File with a line per video: a csv with the columns path, label, group, …, or `path label` without header."""
     labels: str | None = None
     """`folder` takes the uppermost folder of each video as its label."""
     classes: tuple[str, ...] | None = None
     """Label names in order; null sorts those that occur. A label that is a number counts from 0 in this order."""
+    protocol: str | None = None
+    """What the labels say and how the clips are split, as `crema_d/6class-intended/subject-5fold`; a card sets it."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -77,9 +82,8 @@ def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[byte
     """
     if item.trouble is not None:
         raise MediaError(item.path, *item.trouble)
-    info = open_video(item.path)
+    info, frames = _pictures(item.path, config)
     sound = _sound_of(item, info.has_audio)
-    frames = read_frames(item.path, threads=1)
     if config.max_fps is not None:
         frames = thinned(frames, info.fps, config.max_fps)
     recipe = crop_recipe(item.path, config, info.width, info.height)
@@ -127,6 +131,17 @@ def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[byte
         jpegs.append(_jpeg(picture, config))
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / min(info.fps, config.max_fps or math.inf)
     yield finish(times[-1] + step, f"{key}+{number}" if number else key)
+
+
+def _pictures(path: Path, config: ShardConfig) -> tuple[VideoInfo, Iterator[tuple[float, np.ndarray]]]:
+    """What a video or a picture is, and its frames with their times."""
+    if not is_image(path):
+        return open_video(path), read_frames(path, threads=1)
+    if not config.images:
+        remedy = "leave it out, or take pictures as clips of one frame: --images true"
+        raise MediaError(path, "is not a video (it is a picture)", remedy)
+    info, pixels = read_image(path)
+    return info, iter([(0.0, pixels)])
 
 
 def thinned(frames: Iterator[tuple[float, np.ndarray]], fps: float, limit: float) -> Iterator[tuple[float, np.ndarray]]:
