@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -59,6 +60,8 @@ class Index:
         frames, seconds, fps: (N,) numbers, length and average frame rate.
         sound, silent: (N,) bool, whether there is a sound track, and whether nothing is to be heard on it.
         sha256: (N, 32) uint8, digests of the byte ranges.
+        protocol: what the labels say and how the clips are split, where a card has made the shards.
+        selection: the conditions under which samples were taken, as `fold!=1`.
     """
 
     folder: Path | Remote
@@ -83,6 +86,8 @@ class Index:
     silent: np.ndarray
     sha256: np.ndarray
     corpus: np.ndarray
+    protocol: str | None = None
+    selection: str = ""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -91,10 +96,15 @@ class Index:
     def load(cls, folder: str | Path | Remote) -> Index:
         """Read the index of `folder`, which may lie elsewhere (`https://…`, `s3://…`).
 
+        `folder@fold=1` takes the samples of fold 1 alone, `folder@fold!=1` the others, as `where` does.
+
         Raises:
-            UserError: there are no shards, sharding was not finished, a file is missing or has another size, or a
-                server does not answer.
+            UserError: there are no shards, sharding was not finished, a file is missing or has another size, a server
+                does not answer, or a condition is wrong.
         """
+        condition = ""
+        if isinstance(folder, str) and not Path(folder).exists():
+            folder, condition = _CONDITION.sub("", folder), "@".join(_CONDITION.findall(folder))
         place = place_of(folder)
         summary = summary_of(place)
         if isinstance(summary, Problem):
@@ -103,7 +113,7 @@ class Index:
         index = build(place, parts_of(place, summary, problems), summary)
         if problems:
             raise UserError(str(problems[0]) + (f" (and {len(problems) - 1} problems more)" if problems[1:] else ""))
-        return index
+        return index.where(condition) if condition else index
 
     @classmethod
     def join(cls, indexes: Sequence[Index]) -> Index:
@@ -142,6 +152,8 @@ class Index:
             preprocessing=first.preprocessing,
             extra=joined("extra", "", object),
             measures=joined("measures", np.nan, float),
+            protocol=" + ".join(dict.fromkeys(index.protocol for index in indexes if index.protocol)) or None,
+            selection=" + ".join(dict.fromkeys(index.selection for index in indexes if index.selection)),
             **columns,
         )
 
@@ -161,6 +173,32 @@ class Index:
         extra = {name: column[mask] for name, column in self.extra.items()}
         measures = {name: column[mask] for name, column in self.measures.items()}
         return replace(self, extra=extra, measures=measures, **columns)
+
+    def where(self, condition: str) -> Index:
+        """The samples for which a column of the list is a value (`fold=1`), one of several (`split=train,validation`)
+        or none of them (`fold!=1`); several conditions are joined by `@`.
+
+        Raises:
+            UserError: there is no such column, no sample with such a value, or no sample left.
+        """
+        mask = np.ones(len(self), bool)
+        for part in condition.split("@"):
+            name, _, words = part.partition("=")
+            name, other = name.rstrip("!"), name.endswith("!")
+            column = self.groups if name == "group" else self.extra.get(name)
+            if column is None:
+                known = ", ".join(["group", *self.extra])
+                raise UserError(f"{self.folder}@{part}: its samples have no column {name}; there are {known}")
+            there, wanted = {str(value) for value in column}, words.split(",")
+            if not there >= set(wanted):
+                shown = ", ".join(sorted(there)[:20]) + (", …" if len(there) > 20 else "")
+                raise UserError(
+                    f"{self.folder}@{part}: no sample has {', '.join(set(wanted) - there)}; there are {shown}"
+                )
+            mask &= np.isin(column.astype(str), wanted) ^ other
+        if not mask.any():
+            raise UserError(f"{self.folder}@{condition}: no sample is left")
+        return replace(self.select(mask), selection="@".join(filter(None, [self.selection, condition])))
 
     def reasons(self) -> dict[str, int]:
         """How many videos were skipped for each kind of reason, the commonest first."""
@@ -190,6 +228,7 @@ class Index:
         return text
 
 
+_CONDITION = re.compile(r"@(\w+!?=[^@]*)")
 _PLACE = ("keys", "sources", "groups", "labels", "shard", "offset", "size", "sha256", "corpus")
 _COLUMNS = (*_PLACE, "frames", "seconds", "fps", "sound", "silent")
 _NUMBERS: dict[str, type] = {
@@ -241,6 +280,8 @@ def build(folder: Path | Remote, parts: Iterable[Sidecar], summary: dict[str, An
         numbers["corpus"].append(np.zeros(len(rows), np.int64))
         tar, seconds = part.path.with_suffix(".tar").name, sum(row["seconds"] for row in rows)
         shards.append(Shard(folder / tar, part.head["bytes"], part.head["sha256"], len(rows), seconds))
+    columns: dict[str, Any] = {name: np.concatenate(arrays) for name, arrays in numbers.items()}
+    columns |= {name: _objects(values) for name, values in texts.items()}
     return Index(
         folder=folder,
         shards=tuple(shards),
@@ -248,10 +289,10 @@ def build(folder: Path | Remote, parts: Iterable[Sidecar], summary: dict[str, An
         others=summary["others"],
         classes=classes,
         preprocessing=summary["preprocessing"],
+        protocol=summary.get("protocol"),
         extra={name: _objects(values) for name, values in sorted(extra.items())},
         measures={name: np.array(values, np.float64) for name, values in sorted(measures.items())},
-        **{name: _objects(values) for name, values in texts.items()},
-        **{name: np.concatenate(arrays) for name, arrays in numbers.items()},
+        **columns,
     )
 
 
