@@ -20,8 +20,8 @@ saw the clip (`votes_*`); the corpus' annotators (`perceived`); the person's own
 different targets are different results."""
 
 Reader = Literal[
-    "crema_d", "csv", "dfew", "enterface05", "ferv39k", "folder_per_class", "iemocap", "lists", "mafw", "ravdess",
-    "voxceleb2",
+    "avcaffe", "crema_d", "csv", "dfew", "enterface05", "ferv39k", "folder_per_class", "iemocap", "lists", "mafw",
+    "ravdess", "voxceleb2",
 ]  # fmt: skip
 
 
