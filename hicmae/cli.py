@@ -108,7 +108,12 @@ def _fraction(text: str) -> tuple[int, int]:
 def _check(arguments: argparse.Namespace, _: list[str]) -> int:
     from hicmae.datasets.check import check
 
-    report = check(arguments.path)
+    like = None
+    if arguments.like:
+        from hicmae import zoo
+
+        like = zoo.fingerprint(arguments.like)
+    report = check(arguments.path, html=arguments.html, like=like)
     _write(str(report))
     return 0 if report.ok else 1
 
@@ -271,6 +276,10 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
 
     sub = add("check", _check, "validate a list, videos or shards before training; exit code 1 if there are problems")
     sub.add_argument("path", help="a csv list, a video, a folder of videos, or a folder of shards")
+    sub.add_argument("--html", metavar="FILE", help="of shards: write a page with a contact sheet and histograms")
+    sub.add_argument(
+        "--like", metavar="CARD", help="of shards: compare with the data of a model card, run, weights file or shards"
+    )
 
     for name, command, kind in (("pretrain", _pretrain, "PretrainConfig"), ("finetune", _finetune, "FinetuneConfig")):
         words = {

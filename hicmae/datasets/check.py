@@ -5,23 +5,41 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hicmae.configs.errors import UserError
+from hicmae.datasets.fingerprint import (
+    EYES,
+    MOST,
+    QUANTITIES,
+    Fingerprint,
+    Gauge,
+    differences,
+    installed_detector,
+    matching,
+    rows,
+)
 from hicmae.datasets.index import Index
 from hicmae.datasets.listing import Item, Problem, find_videos, is_list, read_list
 from hicmae.datasets.media import SOUND_RATE, MediaError, VideoInfo, open_video, read_audio, read_frames
 from hicmae.datasets.remote import read_bytes
+from hicmae.datasets.samples import SampleError
 from hicmae.datasets.sidecars import problems_of
+from hicmae.datasets.store import ClipStore
 from hicmae.datasets.strips import SILENT
 from hicmae.runtime.log import progress as progress_bar
 
-__all__ = ["Problem", "Report", "check"]
+if TYPE_CHECKING:
+    from hicmae.datasets.faces.detect import Detector
+
+__all__ = ["Problem", "Report", "check", "with_eyes"]
 
 _SHOWN = 40
+_LOOKED_AT = 100  # samples whose eyes are looked for where they were not measured before
 
 
 @dataclass(frozen=True)
@@ -60,21 +78,35 @@ class Report:
         return "\n".join(lines)
 
 
-def check(path: str | Path, *, root: str | Path | None = None, thorough: bool = True, progress: bool = True) -> Report:
+def check(
+    path: str | Path,
+    *,
+    root: str | Path | None = None,
+    thorough: bool = True,
+    html: str | Path | None = None,
+    like: Fingerprint | None = None,
+    progress: bool = True,
+) -> Report:
     """Look for whatever would stop or spoil training in a folder of shards, a list, a folder of videos, or a video.
 
     Args:
         root: folder that relative paths of a list start from; the list's own by default.
         thorough: decode every frame and the sound, and hash every shard; otherwise look at sizes, structure and first
             frames only.
+        html: file to write a page to, with a contact sheet of the clips; for shards.
+        like: the fingerprint of other data that the shards are compared with; what differs is noted, and the options
+            of `hicmae shard` that put the eyes where they are there.
         progress: show a bar.
 
     Raises:
-        UserError: there is nothing at `path`, or it cannot be read at all.
+        UserError: there is nothing at `path`, or it cannot be read at all; `html` or `like` for something that is no
+            shards; `like` where the eyes of one side are not known.
     """
     path = Path(path)
     if path.is_dir() and any((path / name).exists() for name in ("config.json", "index.json", "shard-000000.tar")):
-        return _check_shards(path, thorough, progress)
+        return _check_shards(path, thorough, progress, html, like)
+    if html is not None or like is not None:
+        raise UserError(f"{path} is no folder of shards, and only those are drawn and compared: hicmae shard {path}")
     if is_list(path):
         return _check_list(path, root, thorough, progress)
     items, others = find_videos([path])
@@ -136,7 +168,30 @@ def _check_videos(
     return summary, problems, notes
 
 
-def _check_shards(folder: Path, thorough: bool, progress: bool) -> Report:
+def with_eyes(index: Index, detector: Detector, *, progress: bool = False) -> Index:
+    """The index with the eyes found by `detector` in up to 100 samples, evenly chosen; unreadable ones are left out."""
+    eyes = {name: np.full(len(index), np.nan) for name in EYES}
+    store = ClipStore(index)
+    numbers = np.unique(np.linspace(0, len(index) - 1, min(_LOOKED_AT, len(index))).round().astype(int)).tolist()
+    for number in progress_bar(numbers, desc="eyes", unit="sample", show=progress):
+        gauge = Gauge(detector)
+        try:
+            frames = store[number].frames
+            taken = frames.take(np.linspace(0, len(frames) - 1, min(MOST, len(frames))).round().astype(int))
+        except SampleError:
+            continue
+        for frame in taken:
+            gauge.look(frame.permute(1, 2, 0).contiguous().numpy())
+        for name, value in gauge.measures().items():
+            if name in eyes:
+                eyes[name][number] = value
+    store.close()
+    return replace(index, measures={**index.measures, **eyes})
+
+
+def _check_shards(
+    folder: Path, thorough: bool, progress: bool, html: str | Path | None, like: Fingerprint | None
+) -> Report:
     problems = problems_of(folder)
     if problems:
         return Report(folder, "shards", {}, problems)
@@ -162,10 +217,28 @@ def _check_shards(folder: Path, thorough: bool, progress: bool) -> Report:
         **_labels([index.classes[n] if n >= 0 else None for n in index.labels], index.groups.tolist()),
         "skipped videos": len(index.skipped),
     }
+    if (html is not None or like is not None) and not index.fingerprint["eye_distance"]:
+        detector = installed_detector()
+        index = with_eyes(index, detector, progress=progress) if detector is not None else index
+    measured = dict(rows(here=index.fingerprint)[1])
+    summary |= {QUANTITIES[name].words: measured[QUANTITIES[name].words] for name in index.measures.keys() & QUANTITIES}
     notes = [f"skipped {skip.source}: it {skip.reason}; {skip.remedy}" for skip in index.skipped[:_SHOWN]]
     if len(index.skipped) > _SHOWN:
         notes.append(f"{len(index.skipped) - _SHOWN} more skipped videos are named in {folder}/shard-*.jsonl")
-    return Report(folder, "shards", summary, problems, notes)
+    compared = _compared(index, like) if like is not None else []
+    if html is not None:
+        from hicmae.datasets.sheet import sheet  # imported here because it brings torch
+
+        page = sheet(index, summary=summary, problems=problems, notes=compared, like=like).write(Path(html))
+        notes.append(f"page: {page}")
+    return Report(folder, "shards", summary, problems, notes + compared)
+
+
+def _compared(index: Index, like: Fingerprint) -> list[str]:
+    """What differs from other data, and the options that would mend it."""
+    options = matching(index.fingerprint, like, index.preprocessing["crop"])
+    unlike = differences(index.fingerprint, like)
+    return [*(unlike or ["nothing that was measured differs"]), f"the same crop: hicmae shard … {options}"]
 
 
 def _check_shard(index: Index, number: int) -> list[Problem]:

@@ -24,6 +24,7 @@ __all__ = ["QUANTITIES", "Fingerprint", "Gauge", "Quantity", "differences", "mat
 Fingerprint = Mapping[str, Sequence[float] | None]
 """Name of each quantity -> [5 %, median, 95 %] over the samples; None where it is not known of any."""
 
+EYES = ("eye_distance", "eye_height", "roll")
 MOST = 8  # frames of a clip that are measured
 SCALE = 160  # pixels of the picture whose sharpness is measured: what most models see
 
@@ -119,6 +120,16 @@ def _sharpness(crop: np.ndarray) -> float | None:
     return 10 * float(np.log10(power / variance)) if variance > 1 and power > 0 else None
 
 
+def installed_detector() -> Detector | None:
+    """The detector of faces that fill much of the picture, as they do in crops; None where it is not installed."""
+    from hicmae.datasets.faces.mtcnn import Mtcnn  # imported here because it brings torch
+
+    try:
+        return Mtcnn(smallest=0.15)
+    except UserError:
+        return None
+
+
 def sum_up(columns: Mapping[str, np.ndarray]) -> dict[str, list[float] | None]:
     """Name -> (N,) values, NaN where not known, as a fingerprint; names that are no quantity are left out."""
     found: dict[str, list[float] | None] = {}
@@ -182,9 +193,11 @@ def matching(here: Fingerprint, there: Fingerprint, crop: Mapping[str, Any]) -> 
         [float(side[name][1]) for name in ("eye_distance", "eye_height")]  # type: ignore[index]
         for side in (here, there)
     )
-    if crop["kind"] != "box":
-        return f"--eye_distance {wanted:.3f} --eye_height {level:.3f}"
-    left, top, side, _ = crop["box"]
-    new = round(side * mine / wanted)
-    box = (left + (side - new) // 2, round(top + height * side - level * new), new, new)
-    return f"--box [{','.join(map(str, box))}]"
+    if crop["kind"] == "box":
+        left, top, side, _ = crop["box"]
+        new = round(side * mine / wanted)
+        box = (left + (side - new) // 2, round(top + height * side - level * new), new, new)
+        return f"--box [{','.join(map(str, box))}]"
+    # what is asked for and what is measured differ a little, by the same here and there
+    distance = crop.get("eye_distance", mine) * wanted / mine
+    return f"--crop.eye_distance {distance:.3f} --crop.eye_height {crop.get('eye_height', height) + level - height:.3f}"

@@ -12,7 +12,7 @@ import json
 import tarfile
 import wave
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,8 @@ class Clip:
     """Seconds on the source's clock at which the first frame is shown."""
     turn: int = 0
     """How often it was taken before in this epoch, where it is taken several times."""
+    crop: dict[str, Any] = field(default_factory=dict)
+    """How it was cut out of its video, as far as is told."""
 
 
 def pack(meta: dict[str, Any], jpegs: Sequence[bytes], sound: np.ndarray | None) -> bytes:
@@ -133,7 +135,7 @@ def unpack(raw: bytes, *, number: int, label: int) -> Clip:
         strip = JpegStrip(sample["jpgs"], meta["offsets"], np.asarray(meta["times"], np.float64) / 1000)
         audio = _wave(sample["wav"], meta["audio"]["offset"]) if meta["audio"] is not None else None
         group, source, start = meta.get("group"), meta["source"], float(meta["start"])
-        return Clip(meta["key"], number, strip, audio, label, source, group, start)
+        return Clip(meta["key"], number, strip, audio, label, source, group, start, crop=meta.get("crop") or {})
     except SampleError:
         raise
     except (StopIteration, KeyError, TypeError, ValueError, EOFError, wave.Error, tarfile.TarError) as error:

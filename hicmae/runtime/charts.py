@@ -1,4 +1,4 @@
-"""Drawings as SVG text in the colours of the page around them: bars, curves, and a confusion matrix."""
+"""Drawings as SVG text in the colours of the page around them: bars, curves, histograms, sound, a confusion matrix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["bars", "confusion", "curves"]
+__all__ = ["bars", "confusion", "curves", "histogram", "tally", "waveform"]
 
 INKS = ("var(--accent)", "#c2571a", "#2e8b64", "#8a4fb0", "#b03a5b", "#7a7a1f")
 
@@ -150,6 +150,76 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_n
     if x_name:
         parts.append(_word((left + right) / 2, bottom + 36, x_name, "middle", ink=' class="soft"', size=11))
     return _svg(right + 24, bottom + (44 if x_name else 26), parts, y_name or "curve")
+
+
+def histogram(values: Sequence[float], x_name: str, *, bins: int = 24) -> str:
+    """How often values fall into equal ranges, the median as a dashed line; values that are not finite are left out."""
+    width, height, left, top = 340, 130, 44, 10
+    known = sorted(value for value in values if math.isfinite(value))
+    if not known:
+        return _svg(width, 40, [_word(10, 24, "not known of any sample", "start", ink=' class="soft"')], x_name)
+    ticks = _ticks(known[0], known[-1])
+    low, step = ticks[0], (ticks[-1] - ticks[0]) / bins
+    counts = [0] * bins
+    for value in known:
+        counts[min(int((value - low) / step), bins - 1)] += 1
+    scale = _ticks(0, max(counts), 3)
+    right, bottom = left + width - 30, top + height
+    unit = (right - left) / bins
+    parts: list[str] = []
+    for tick in scale:
+        y = bottom - tick / scale[-1] * height
+        parts.append(f'<line class="line" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        if tick == int(tick):
+            parts.append(_word(left - 8, y + 4, f"{tick:.0f}", "end", ink=' class="soft"', size=11))
+    for i, count in enumerate(counts):
+        if count:
+            tall = max(1.5, count / scale[-1] * height)
+            what = html.escape(f"{low + i * step:.4g} to {low + (i + 1) * step:.4g}: {count}")
+            parts.append(
+                f'<rect x="{left + i * unit + 0.5:.1f}" y="{bottom - tall:.1f}" width="{unit - 1:.1f}" '
+                f'height="{tall:.1f}" rx="1.5" fill="var(--accent)" fill-opacity=".82"><title>{what}</title></rect>'
+            )
+    parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    for tick in ticks:
+        x = left + (tick - low) / (ticks[-1] - low) * (right - left)
+        parts.append(_word(x, bottom + 16, f"{tick:.4g}", "middle", ink=' class="soft"', size=11))
+    middle = (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2
+    x = left + (middle - low) / (ticks[-1] - low) * (right - left)
+    parts.append(
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{bottom}" stroke="var(--warn)" stroke-width="1.5" '
+        f'stroke-dasharray="4 3"><title>median {middle:.4g}</title></line>'
+    )
+    parts.append(_word((left + right) / 2, bottom + 34, x_name, "middle", ink=' class="soft"', size=11))
+    return _svg(right + 16, bottom + 42, parts, x_name)
+
+
+def tally(counts: Mapping[str, int], label: str) -> str:
+    """Horizontal bars of numbers, one per name, each with its number."""
+    left, width, step = min(_width(list(counts)), 420) + 14, 260, 26
+    most = max(counts.values(), default=1)
+    parts: list[str] = []
+    for i, (name, count) in enumerate(counts.items()):
+        y, long = 6 + i * step, max(1.5, count / most * width)
+        short = name if len(name) <= 62 else f"{name[:61]}…"
+        parts.append(_word(left - 10, y + 13, short, "end"))
+        parts.append(
+            f'<rect x="{left:.1f}" y="{y}" width="{long:.1f}" height="18" rx="3" fill="var(--accent)" '
+            f'fill-opacity=".82"><title>{html.escape(name)}: {count}</title></rect>'
+        )
+        parts.append(_word(left + long + 7, y + 13, f"{count:,}", "start"))
+    return _svg(left + width + 60, 8 + step * len(counts), parts, label)
+
+
+def waveform(lows: Sequence[float], highs: Sequence[float], label: str = "waveform") -> str:
+    """Sound from its least and greatest value in each of many equal stretches, full scale at the edges."""
+    width, middle = 640, 24
+    step = width / max(1, len(lows))
+    up = [f"{i * step:.1f} {middle * (1 - min(1, high)):.1f}" for i, high in enumerate(highs)]
+    down = [f"{i * step:.1f} {middle * (1 - max(-1, low)) + 0.5:.1f}" for i, low in enumerate(lows)]
+    shape = f'<path d="M{" L".join([*up, *reversed(down)])}Z" fill="var(--accent)"/>' if up else ""
+    axis = f'<line class="line" x1="0" x2="{width}" y1="{middle}" y2="{middle}"/>'
+    return _svg(width, 2 * middle, [axis, shape], label)
 
 
 def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:

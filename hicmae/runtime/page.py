@@ -54,6 +54,12 @@ figure svg,figure img{display:block;max-width:100%;height:auto;margin:0 auto}
 figcaption{margin-top:.7rem}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(24rem,100%),1fr));gap:1rem}
 .pair figure{margin:0}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(26rem,100%),1fr));gap:1rem;margin:.8rem 0 1.2rem}
+.card{background:var(--card);border:1px solid var(--line);border-radius:10px;overflow:hidden;break-inside:avoid}
+.card header{display:flex;gap:.8rem;justify-content:space-between;padding:.6rem .8rem;overflow-wrap:anywhere}
+.card header b{display:block;font-size:.9rem}.card header span{color:var(--soft);font-size:.82rem}
+.card header svg{flex:none}
+.card>img,.card>svg{display:block;width:100%;height:auto}
 details{margin:1rem 0}summary{cursor:pointer;color:var(--accent)}
 pre{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.9rem;overflow:auto;font-size:.82rem;
 line-height:1.45}
@@ -124,12 +130,25 @@ class Page:
         )
 
     def figure(self, picture: str | bytes, caption: str = "", alt: str = "") -> Page:
-        """A drawing (SVG text) or a picture (PNG bytes) with a caption."""
+        """A drawing (SVG text) or a picture (PNG or JPEG bytes) with a caption."""
         return self._add(_figure(picture, caption, alt))
 
     def figures(self, figures: Iterable[tuple[str | bytes, str]]) -> Page:
         """Several (picture, caption), side by side where there is room."""
         return self._add(f'<div class="pair">{"".join(_figure(p, c, c) for p, c in figures)}</div>')
+
+    def cards(self, cards: Iterable[tuple[str, str, str, Sequence[str | bytes]]]) -> Page:
+        """Cards in columns: (title, words, a small drawing for its corner or nothing, pictures from top to bottom).
+
+        Pictures are as wide as the card: drawings (SVG text), PNG or JPEG bytes.
+        """
+        parts = []
+        for title, words, corner, pictures in cards:
+            head = f"<div><b>{_text(title)}</b><span>{_text(words)}</span></div>"
+            head += _picture(corner, title) if corner else ""
+            body = "".join(_picture(picture, title) for picture in pictures)
+            parts.append(f'<section class="card"><header>{head}</header>{body}</section>')
+        return self._add(f'<div class="cards">{"".join(parts)}</div>')
 
     def details(self, summary: str, text: str) -> Page:
         """Preformatted text behind a heading that opens on a click."""
@@ -198,10 +217,14 @@ def _numeric(value: Any) -> bool:
 
 def _figure(picture: str | bytes, caption: str, alt: str) -> str:
     words = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
+    return f"<figure>{_picture(picture, alt or caption)}{words}</figure>"
+
+
+def _picture(picture: str | bytes, alt: str) -> str:
     if isinstance(picture, bytes):
-        data = base64.b64encode(picture).decode()
-        return f'<figure><img alt="{_text(alt or caption)}" src="data:image/png;base64,{data}">{words}</figure>'
+        kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
+        return f'<img alt="{_text(alt)}" src="data:image/{kind};base64,{base64.b64encode(picture).decode()}">'
     drawing = picture[picture.find("<svg") :] if "<svg" in picture else ""
     if not drawing or _ACTIVE.search(drawing):
-        raise ValueError("a figure is SVG text without links or scripts, or PNG bytes")
-    return f"<figure>{drawing}{words}</figure>"
+        raise ValueError("a figure is SVG text without links or scripts, or PNG or JPEG bytes")
+    return drawing

@@ -7,8 +7,9 @@ from hicmae.zoo.tables import comparison, information, listing, readme
 
 if TYPE_CHECKING:
     from hicmae.zoo.conversion import convert_checkpoint as convert
+    from hicmae.zoo.fingerprints import fingerprint
 
-__all__ = ["Card", "card", "cards", "comparison", "convert", "information", "listing", "readme"]
+__all__ = ["Card", "card", "cards", "comparison", "convert", "fingerprint", "information", "listing", "readme"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from hicmae.zoo.conversion import convert_checkpoint
 
         return convert_checkpoint
+    if name == "fingerprint":
+        from hicmae.zoo.fingerprints import fingerprint
+
+        return fingerprint
     raise AttributeError(f"module 'hicmae.zoo' has no attribute {name!r}")

@@ -97,7 +97,11 @@ def convert_checkpoint(
     if classes:
         header["labels"] = list(classes)
     files = dataclasses.replace(about.weights, what=f"{stage} form of {name}, converted from {file.name}")
-    _write(target, model, header, dataclasses.replace(about, name=target.stem, weights=files, converted=origin))
+    measured = meta.get("preprocessing", {}).get("fingerprint") or {}
+    measured = {name: tuple(values) for name, values in measured.items() if values}
+    made = dataclasses.replace(about.preprocessing, fingerprint=measured)
+    about = dataclasses.replace(about, name=target.stem, weights=files, preprocessing=made, converted=origin)
+    _write(target, model, header, about)
     return Conversion(target, target.with_suffix(".yaml"), name, stage, classes, assumed, len(state))
 
 
@@ -262,5 +266,5 @@ def _yaml(about: Card) -> str:
 def _plain(value: Any) -> Any:
     """Tuples as lists, and without what is not said."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if item not in (None, ())}
+        return {key: _plain(item) for key, item in value.items() if item not in (None, (), {})}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

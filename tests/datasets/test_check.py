@@ -1,5 +1,6 @@
 """The check says before any training what would stop it, naming file, line and remedy."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -117,6 +118,46 @@ def test_many_problems_are_shortened_but_counted(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path\n" + "".join(f"{n}.mp4\n" for n in range(60)))
     text = str(check(tmp_path / "list.csv"))
     assert "60 problems:" in text and "… and 20 more" in text and len(text.splitlines()) < 60
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of three videos, one of them without sound, two skipped and one damaged afterwards."""
+    root = tmp_path_factory.mktemp("spoilt")
+    for n in range(4):
+        video(root / "in" / f"{n}.mp4", frames=30, seed=n, sound=n != 1)
+    BAD["text"][0](root / "in")
+    BAD["cut mp4"][0](root / "in")
+    index = write_shards([root / "in"], root / "out", config=ShardConfig(size=48), progress=False)
+    tar = root / "out" / "shard-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[int(index.offset[3]) + 700] ^= 1
+    tar.write_bytes(data)
+    return root / "out"
+
+
+def test_a_page_shows_every_clip_what_was_skipped_and_what_is_wrong(spoilt: Path, tmp_path: Path) -> None:
+    report = check(spoilt, html=tmp_path / "new" / "page.html")
+    page = (tmp_path / "new" / "page.html").read_text()
+    assert f"page: {tmp_path}/new/page.html" in str(report) and not report.ok
+    assert page.count('<section class="card">') == 4 and page.count("data:image/jpeg") == 3
+    assert page.count('aria-label="waveform"') == page.count("data:image/png") == 2  # one has no sound, one is damaged
+    assert page.count('aria-label="crop in the source"') == 3
+    for words in ("no sound", "cannot be read: its bytes", "is damaged (in 1 of 4 samples", "text.mp4", "cut.mp4"):
+        assert words in page, words
+    for title in ("Length", "Frame rate", "Loudness", "Face size", "Sharpness", "Videos by reason"):
+        assert title in page
+    assert not re.search(r"https?://(?!www\.w3\.org)|<script|<link", page)  # nothing is fetched, nothing runs
+
+
+def test_shards_are_compared_with_a_fingerprint(spoilt: Path, tmp_path: Path) -> None:
+    loud = {"eye_distance": [0.3, 0.3, 0.3], "eye_height": [0.3, 0.3, 0.3], "loudness": [-3.0, -2.0, -1.0]}
+    with pytest.raises(UserError, match="the eyes of these shards were not measured"):  # there are no faces in them
+        check(spoilt, like=loud, thorough=False)
+    video(tmp_path / "a.mp4")
+    for how in ({"html": tmp_path / "a.html"}, {"like": loud}):
+        with pytest.raises(UserError, match="is no folder of shards, and only those are drawn"):
+            check(tmp_path / "a.mp4", **how)
 
 
 def test_nothing_to_check_is_said(tmp_path: Path) -> None:

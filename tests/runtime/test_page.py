@@ -13,6 +13,7 @@ from hicmae.runtime import charts
 from hicmae.runtime.page import Page, write_file
 
 PNG = b"\x89PNG\r\n\x1a\n0000"
+JPEG = b"\xff\xd8\xff\xe0"
 DRAWING = charts.bars(["a"], [0.5])
 HOSTILE = '<script>alert("&")</script>'
 
@@ -71,6 +72,9 @@ def full() -> Page:
         )
         .figure(charts.confusion([[1, 2], [3, 4]], [HOSTILE, "b"]), HOSTILE)
         .figure(charts.bars([HOSTILE], [0.3], notes=[HOSTILE], reference=0.5, reference_name=HOSTILE, label=HOSTILE))
+        .figure(charts.histogram([1, 2, 2, float("nan")], HOSTILE), HOSTILE)
+        .figure(charts.tally({HOSTILE: 3, "b": 1}, HOSTILE), HOSTILE)
+        .cards([(HOSTILE, HOSTILE, charts.waveform([-0.5], [0.5], HOSTILE), [PNG, JPEG]), (HOSTILE, "", "", [])])
         .details(HOSTILE, HOSTILE)
     )
 
@@ -85,7 +89,7 @@ def test_the_page_asks_the_network_for_nothing() -> None:
     reader = read(full())
     assert {"script", "link", "iframe", "object", "embed"}.isdisjoint(reader.tags)
     links = [value or "" for name, value in reader.attributes if name in ("src", "href", "data", "action")]
-    assert links and all(value.startswith("data:image/png;base64,") for value in links)
+    assert links and all(re.match("data:image/(png|jpeg);base64,", value) for value in links)
     assert not re.search(r"@import|url\(", full().html())
 
 
@@ -183,3 +187,30 @@ def test_a_curve_of_any_range_is_drawn_inside_the_picture(values: list[float]) -
     assert all(0 <= float(x) <= float(root.attrib["width"]) for x in numbers[::2])
     assert all(0 <= float(y) <= float(root.attrib["height"]) for y in numbers[1::2])
     assert len(numbers) == 2 * sum(value == value for value in values)
+
+
+@pytest.mark.parametrize("values", [[3.0], [5.0, 5.0, 5.0], [-3e8, 7e8, 7e8, 1.0], [0.1, float("nan"), 0.2, 0.2]])
+def test_a_histogram_counts_every_known_value_once_inside_the_picture(values: list[float]) -> None:
+    svg = charts.histogram(values, "seconds")
+    root = ET.fromstring(svg)
+    inside = "{http://www.w3.org/2000/svg}"
+    bars = root.findall(f"{inside}rect")
+    counted = [int(title.text.split(": ")[1]) for bar in bars if (title := bar.find(f"{inside}title")) is not None]
+    assert sum(counted) == sum(value == value for value in values)
+    for bar in bars:
+        x, y, w, h = (float(bar.attrib[name]) for name in ("x", "y", "width", "height"))
+        assert 0 <= x < x + w <= float(root.attrib["width"]) and 0 <= y < y + h <= float(root.attrib["height"])
+    assert "not known of any sample" in charts.histogram([float("nan")], "seconds")
+
+
+def test_a_tally_draws_numbers_as_long_as_they_are() -> None:
+    boxes, words = drawn(charts.tally({"cut off": 30, "empty": 15}, "reasons"))
+    assert float(boxes[0].attrib["width"]) == pytest.approx(2 * float(boxes[1].attrib["width"]))
+    assert words == ["cut off", "30", "empty", "15"]
+
+
+def test_a_waveform_keeps_to_full_scale() -> None:
+    path = ET.fromstring(charts.waveform([-0.5, -2.0], [0.5, 2.0])).find("{http://www.w3.org/2000/svg}path")
+    assert path is not None
+    heights = [float(y) for y in re.findall(r"[\d.]+", path.attrib["d"])[1::2]]
+    assert heights == pytest.approx([12, 0, 48, 36], abs=0.6)
