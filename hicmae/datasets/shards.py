@@ -20,7 +20,6 @@ from hicmae.configs.errors import UserError
 from hicmae.datasets.index import Index, build
 from hicmae.datasets.jobs import Job, digest, recorded, run_jobs, write_text, writing
 from hicmae.datasets.listing import Item, find_videos, is_list, keys_of, read_list
-from hicmae.datasets.media import SOUND_RATE
 from hicmae.datasets.sidecars import FORMAT, Sidecar, read_json, read_sidecar
 from hicmae.datasets.strips import ShardConfig
 from hicmae.runtime.log import progress as progress_bar
@@ -231,11 +230,6 @@ def _named_label(item: Item, classes: Sequence[str], config: ShardConfig) -> Ite
     raise UserError(f"{item.source} has the label {label}, which is none of the classes {', '.join(classes)}; {hint}")
 
 
-def _preprocessing(config: ShardConfig) -> dict[str, Any]:
-    crop = {"kind": "box", "box": list(config.box)} if config.box is not None else {"kind": "centre"}
-    return {"crop": crop, "size": config.size, "max_fps": config.max_fps, "sound_rate": SOUND_RATE}
-
-
 # -- doing and finishing it --------------------------------------------------------------------------------------------
 
 
@@ -260,7 +254,7 @@ def _finish(plan: _Plan) -> Index:
             entries.append(_entry(part))
             yield part
 
-    summary = {"version": FORMAT, "classes": plan.classes, "preprocessing": _preprocessing(plan.config)}
+    summary = {"version": FORMAT, "classes": plan.classes, "preprocessing": plan.config.preprocessing()}
     summary["protocol"] = plan.config.protocol
     index = build(plan.out, parts(), {**summary, "others": plan.others})
     if not len(index):

@@ -7,18 +7,20 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from hicmae.datasets.crops import Frames, Run, preprocessing_crop, runs_of
+from hicmae.datasets.faces.config import CropConfig
 from hicmae.datasets.fingerprint import Gauge
 from hicmae.datasets.images import is_image, read_image
 from hicmae.datasets.listing import Item
 from hicmae.datasets.media import SOUND_RATE, MediaError, VideoInfo, open_video, read_audio, read_frames
 from hicmae.datasets.samples import pack
 
-__all__ = ["SILENT", "ShardConfig", "crop_recipe", "samples_of", "scaled", "thinned"]
+__all__ = ["SILENT", "ShardConfig", "samples_of", "shown", "thinned"]
 
 SILENT = 1e-4
 """Amplitude below which sound counts as silent: -80 dB of full scale, less than a quiet room."""
@@ -38,8 +40,13 @@ class ShardConfig:
     """Longer videos become several samples of equal length."""
     max_fps: float | None = 30.0
     """Frames per second above which frames are left out evenly; null keeps all."""
+    faces: Literal["centre", "mtcnn", "boxes", "none"] = "centre"
+    """What is cut out: the centre square; the face, found by mtcnn (pip install "hicmae[face]") or told by track files
+    (boxes, crop.tracks); or all of a picture that is cropped already (none)."""
+    crop: CropConfig = CropConfig()
+    """How faces are followed and cut out."""
     box: tuple[int, int, int, int] | None = None
-    """Square to cut out of every frame as shown: left, top, width, height in pixels; null is the centre square."""
+    """Square to cut out of every frame as shown: left, top, width, height in pixels; null leaves it to `faces`."""
     images: bool = False
     """Take PNG and JPEG pictures too, each as a clip of one frame."""
     list: str | None = None
@@ -58,6 +65,7 @@ class ShardConfig:
             "per_shard": (self.per_shard >= 1, "be at least 1"),
             "max_seconds": (self.max_seconds >= 1, "be at least 1"),
             "max_fps": (self.max_fps is None or self.max_fps > 0, "be positive or null"),
+            "faces": (self.faces in ("centre", "mtcnn", "boxes", "none"), "be centre, mtcnn, boxes or none"),
             "labels": (self.labels in (None, "folder"), "be `folder` or null"),
             "classes": (self.classes is None or len(set(self.classes)) == len(self.classes) > 0, "name classes once"),
         }
@@ -66,6 +74,10 @@ class ShardConfig:
                 raise ValueError(f"shard.{name} must {rule}, not {getattr(self, name)!r}")
         if self.list is not None and self.labels is not None:
             raise ValueError("shard.list and shard.labels exclude each other: a list brings its own labels")
+        if self.box is not None and self.faces != "centre":
+            raise ValueError(f"shard.box and shard.faces={self.faces} exclude each other; leave one of them out")
+        if self.faces == "boxes" and self.crop.tracks is None:
+            raise ValueError("shard.faces=boxes needs crop.tracks, a track file or a folder of them")
         if self.box is not None:
             left, top, width, height = self.box
             if left < 0 or top < 0 or width < 1 or width != height:
@@ -73,33 +85,99 @@ class ShardConfig:
                 nearest = (max(0, left - (side - width) // 2), max(0, top - (side - height) // 2), side, side)
                 raise ValueError(f"shard.box must be a square inside the picture, not {self.box}; nearest: {nearest}")
 
+    def preprocessing(self) -> dict[str, Any]:
+        """What decides how samples look, as the index and checkpoints state it."""
+        return {
+            "crop": preprocessing_crop(self),
+            "size": self.size,
+            "max_fps": self.max_fps,
+            "sound_rate": SOUND_RATE,
+        }
+
 
 def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """The samples of one video: its part of a tar, and the index's line about it.
 
+    The only one has the key `key`; parts of a longer one, or faces, are counted: `key+0`, `key+1`; and the parts of a
+    face `key+1+0`, `key+1+1`.
+
     Raises:
         MediaError: the video cannot be used.
+        UserError: faces are asked for and there is no detector, or there are no track files.
     """
     if item.trouble is not None:
         raise MediaError(item.path, *item.trouble)
     info, frames = _pictures(item.path, config)
     sound = _sound_of(item, info.has_audio)
-    if config.max_fps is not None:
-        frames = thinned(frames, info.fps, config.max_fps)
-    recipe = crop_recipe(item.path, config, info.width, info.height)
-    left, top, side = recipe["box"][:3]
-    parts = math.ceil(info.seconds / config.max_seconds - 0.02) if info.seconds else 1
-    length = info.seconds / parts if info.seconds and parts > 1 else config.max_seconds * 1.02
-    times: list[float] = []
-    jpegs: list[bytes] = []
-    gauge = Gauge()
-    number = 0
+    runs = runs_of(item.path, config, info, frames, source=item.source)
+    strips = [
+        _Strip(run, f"{key}+{n}" if len(runs) > 1 else key, item, info, sound, config) for n, run in enumerate(runs)
+    ]
+    waiting, going = strips[::-1], list[_Strip]()
+    for number, (time, pixels) in enumerate(frames()):
+        while waiting and waiting[-1].run.first == number:
+            going.append(waiting.pop())
+        for strip in list(going):
+            if strip.run.end == number:
+                yield strip.finished(time, last=True)
+                going.remove(strip)
+                continue
+            if strip.full(time):
+                yield strip.finished(time)
+            strip.add(number, time, pixels)
+    for strip in going:
+        yield strip.finished(last=True)
 
-    def finish(end: float, name: str) -> tuple[bytes, dict[str, Any]]:
-        fps = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else min(info.fps, config.max_fps or math.inf)
-        wave, at = _cut(sound, times[0], end)
+
+class _Strip:
+    """A sample, and another after it, while frames are added."""
+
+    def __init__(
+        self,
+        run: Run,
+        key: str,
+        item: Item,
+        info: VideoInfo,
+        sound: tuple[np.ndarray, float] | None,
+        config: ShardConfig,
+    ) -> None:
+        self.run, self.key, self.item, self.info, self.sound, self.config = run, key, item, info, sound, config
+        seconds = info.seconds if run.seconds is None else run.seconds
+        parts = math.ceil(seconds / config.max_seconds - 0.02) if seconds else 1
+        self.length = seconds / parts if seconds and parts > 1 else config.max_seconds * 1.02
+        self.part, self.first = 0, run.first
+        self._begin()
+
+    def _begin(self) -> None:
+        self.times: list[float] = []
+        self.jpegs: list[bytes] = []
+        self.gauge = Gauge()
+
+    def full(self, time: float) -> bool:
+        """Whether the frame at `time` belongs to the next sample."""
+        # a hundredth of a frame: timestamps are rounded
+        return bool(self.times) and time - self.times[0] >= self.length - 0.01 / self.info.fps
+
+    def add(self, number: int, time: float, pixels: np.ndarray) -> None:
+        """The next frame."""
+        if not self.times:
+            self.first = number
+        crop, eyes = self.run.square(pixels, number, self.config.size)
+        self.times.append(time)
+        self.gauge.look(crop, eyes)
+        self.jpegs.append(_jpeg(crop, self.config))
+
+    def finished(self, end: float | None = None, *, last: bool = False) -> tuple[bytes, dict[str, Any]]:
+        """The sample, which ends at `end` seconds; what is added from now on is the next one's."""
+        times, item, config = self.times, self.item, self.config
+        most = min(self.info.fps, config.max_fps or math.inf)
+        if end is None:
+            end = times[-1] + (float(np.median(np.diff(times))) if len(times) > 1 else 1 / most)
+        fps = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else most
+        wave, at = _cut(self.sound, times[0], end)
+        stretch = self.first, self.first + len(times)
         meta: dict[str, Any] = {
-            "key": name,
+            "key": self.key if last and not self.part else f"{self.key}+{self.part}",
             "source": item.source,
             "start": round(times[0], 6),
             "frames": len(times),
@@ -109,39 +187,50 @@ def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[byte
             **{word: value for word, value in (("label", item.label), ("group", item.group)) if value is not None},
             **({"extra": item.extra} if item.extra else {}),
             "audio": _describe_sound(wave, at),
-            "crop": recipe,
+            "crop": self.run.recipe(*stretch),
         }
         said = ("key", "source", "frames", "fps", "label", "group", "extra")
         row: dict[str, Any] = {name: meta[name] for name in said if name in meta}
         silent = wave is not None and meta["audio"]["silent"]
         row |= {"seconds": round(end - times[0], 6), "sound": wave is not None, "silent": silent}
-        row["measures"] = {**gauge.measures(wave), "side": side}
-        return pack(meta, jpegs, wave), row
-
-    for time, pixels in frames:
-        # a hundredth of a frame: timestamps are rounded
-        if times and time - times[0] >= length - 0.01 / info.fps:
-            yield finish(time, f"{key}+{number}")
-            number, times, jpegs, gauge = number + 1, [], [], Gauge()
-        if left + side > pixels.shape[1] or top + side > pixels.shape[0]:
-            raise MediaError(item.path, "changes its picture size midway", "convert it with ffmpeg")
-        times.append(time)
-        picture = scaled(pixels[top : top + side, left : left + side], config.size)
-        gauge.look(np.asarray(picture))
-        jpegs.append(_jpeg(picture, config))
-    step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / min(info.fps, config.max_fps or math.inf)
-    yield finish(times[-1] + step, f"{key}+{number}" if number else key)
+        row["measures"] = {**self.gauge.measures(wave), "side": self.run.side(*stretch)}
+        packed = pack(meta, self.jpegs, wave)
+        self.part += 1
+        self._begin()
+        return packed, row
 
 
-def _pictures(path: Path, config: ShardConfig) -> tuple[VideoInfo, Iterator[tuple[float, np.ndarray]]]:
-    """What a video or a picture is, and its frames with their times."""
+def _pictures(path: Path, config: ShardConfig) -> tuple[VideoInfo, Frames]:
+    """What a video or a picture is, and its frames with their times, as often as they are asked for."""
     if not is_image(path):
-        return open_video(path), read_frames(path, threads=1)
+        info = open_video(path)
+        return info, lambda: shown(path, info, config.max_fps)
     if not config.images:
         remedy = "leave it out, or take pictures as clips of one frame: --images true"
         raise MediaError(path, "is not a video (it is a picture)", remedy)
     info, pixels = read_image(path)
-    return info, iter([(0.0, pixels)])
+    return info, lambda: iter([(0.0, pixels)])
+
+
+def shown(
+    path: str | Path,
+    info: VideoInfo,
+    max_fps: float | None,
+    *,
+    start: float | None = None,
+    stop: float | None = None,
+    threads: int = 1,
+) -> Iterator[tuple[float, np.ndarray]]:
+    """The frames of a video that are kept at `max_fps` frames per second, as `read_frames` gives them.
+
+    Raises:
+        MediaError: as `read_frames`; or the size of the picture changes.
+    """
+    frames = read_frames(path, start=start, stop=stop, threads=threads)
+    for time, pixels in frames if max_fps is None else thinned(frames, info.fps, max_fps):
+        if pixels.shape[:2] != (info.height, info.width):
+            raise MediaError(path, "changes its picture size midway", "convert it with ffmpeg")
+        yield time, pixels
 
 
 def thinned(frames: Iterator[tuple[float, np.ndarray]], fps: float, limit: float) -> Iterator[tuple[float, np.ndarray]]:
@@ -156,33 +245,9 @@ def thinned(frames: Iterator[tuple[float, np.ndarray]], fps: float, limit: float
             yield time, pixels
 
 
-def crop_recipe(path: str | Path, config: ShardConfig, width: int, height: int) -> dict[str, Any]:
-    """What to cut out of a picture of that many pixels: `kind`, `box` [left, top, side, side], `picture` [w, h].
-
-    Raises:
-        MediaError: the box does not lie in the picture.
-    """
-    side = min(width, height)
-    kind, box = "centre", ((width - side) // 2, (height - side) // 2, side, side)
-    if config.box is not None:
-        kind, box = "box", config.box
-        if box[0] + box[2] > width or box[1] + box[3] > height:
-            reason = f"is smaller than the box to cut out ({width} x {height} pixels)"
-            raise MediaError(path, reason, "give a box inside the picture, or none")
-    return {"kind": kind, "box": list(box), "picture": [width, height]}
-
-
-def scaled(pixels: np.ndarray, size: int) -> Image.Image:
-    """A square (side, side, 3) uint8 as a picture of `size` pixels."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    if picture.size == (size, size):
-        return picture
-    return picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
-
-
-def _jpeg(picture: Image.Image, config: ShardConfig) -> bytes:
+def _jpeg(pixels: np.ndarray, config: ShardConfig) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=config.quality)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=config.quality)
     return buffer.getvalue()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.faces.config import CropConfig
 from hicmae.datasets.faces.tracks import Track
 
 __all__ = ["read_tracks", "track_files"]
@@ -41,13 +42,13 @@ def track_files(tracks: str | Path, source: str) -> list[Path]:
     return single or sorted(path for path in stem.glob("*") if path.suffix in (".csv", ".txt"))
 
 
-def read_tracks(files: Sequence[Path], times: np.ndarray, picture: tuple[int, int], gap: float) -> list[Track]:
+def read_tracks(files: Sequence[Path], times: np.ndarray, picture: tuple[int, int], config: CropConfig) -> list[Track]:
     """The tracks in files about one video, in order of time.
 
     Args:
         times: (N,) seconds of the video's frames.
         picture: its width and height in pixels.
-        gap: seconds without a row after which a track ends.
+        config: says after how long without a row a track ends.
 
     Raises:
         UserError: a file is not of the three forms; the message names file, line and column.
@@ -68,8 +69,8 @@ def read_tracks(files: Sequence[Path], times: np.ndarray, picture: tuple[int, in
             if not 0 <= number < len(times):
                 raise UserError(f"{path}: frame {number} is not in the video, which has {len(times)}; is it another's?")
             track = people.get(person)
-            if track is None or times[number] - times[track.frames[-1]] > gap + 1e-6:
-                track = people[person] = Track(0)
+            if track is None or times[number] - times[track.frames[-1]] > config.gap + 1e-6:
+                track = people[person] = Track(0, len(times))
                 tracks.append(track)
             if number not in track.frames[-1:]:
                 track.add(number, box, points, 1.0)

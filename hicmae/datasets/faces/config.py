@@ -23,8 +23,10 @@ class CropConfig:
     """A video without a face is skipped and listed, or cut to its centre square."""
     smallest: float = 0.05
     """Height of the smallest face looked for, as a share of the picture's shorter side (never under 20 pixels)."""
+    every: int = 2
+    """The whole of every n-th frame is searched; between them a face is only looked for where it must be."""
     second_pass: bool = True
-    """Look for the eyes again on the levelled crop: more exact where a face is small or tilted."""
+    """Look for the eyes again on the levelled crop: more exact, above all where a face is tilted."""
     shortest: float = 0.5
     """Seconds for which a face must be followed, unless its shot is as short."""
     gap: float = 1.0
@@ -45,6 +47,7 @@ class CropConfig:
             "eye_distance": (0.05 <= self.eye_distance <= 0.8, "lie in 0.05 … 0.8"),
             "eye_height": (0 < self.eye_height < 1, "lie between 0 and 1"),
             "smallest": (0 < self.smallest <= 1, "lie between 0 and 1"),
+            "every": (self.every >= 1, "be at least 1"),
             "shortest": (self.shortest >= 0, "not be negative"),
             "gap": (self.gap >= 0, "not be negative"),
             "smooth": (self.smooth >= 0, "not be negative"),

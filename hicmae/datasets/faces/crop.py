@@ -7,20 +7,16 @@ right end in the picture is the lower one), and the span: the distance of the ey
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from hicmae.datasets.faces.detect import Detector, Faces
-
-__all__ = ["Geometry", "again", "cropped", "pose_of"]
+__all__ = ["Geometry", "cropped", "from_crop", "pose_of", "to_crop"]
 
 _TALL = 0.75
 """Eye distance over the distance from eyes to mouth below which a face counts as turned aside; 0.75 to 1.1 from the
 front, on four people and what MTCNN finds of them."""
-_LEVELLED = 160  # pixels of the picture that is looked at again
 
 
 @dataclass(frozen=True)
@@ -72,23 +68,16 @@ def cropped(frame: np.ndarray, pose: np.ndarray, geometry: Geometry, size: int) 
     return np.asarray(picture.transform((size, size), Image.Transform.AFFINE, rows, Image.Resampling.BICUBIC))
 
 
-def again(detector: Detector, frames: Sequence[np.ndarray], found: Sequence[Faces]) -> list[Faces]:
-    """The same faces with points found on the levelled crop of each, where it is found there.
+def to_crop(points: np.ndarray, pose: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:
+    """Points (..., 2) of a frame -> where they lie in its crop of `size` pixels."""
+    turn, corner = _placed(pose, geometry)
+    return (points - corner) @ turn * (size * geometry.eye_distance / pose[3])
 
-    A detector's points depend on a face's roll and size; on levelled crops all faces look alike to it.
-    """
-    geometry = Geometry(0.25, 0.42)
-    poses = [(n, k, pose) for n, faces in enumerate(found) for k, pose in enumerate(pose_of(faces.points))]
-    points = [faces.points.copy() for faces in found]
-    crops = [cropped(frames[n], pose, geometry, _LEVELLED) for n, _, pose in poses]
-    for (n, k, pose), seen in zip(poses, detector(crops) if crops else [], strict=True):
-        turn, corner = _placed(pose, geometry)
-        side = pose[3] / geometry.eye_distance
-        aim = _LEVELLED * np.array([0.5, geometry.eye_height])
-        off = np.linalg.norm(seen.points[:, :2].mean(1) - aim, axis=-1)
-        if len(off) and off.min() < 0.15 * _LEVELLED:
-            points[n][k] = corner + side / _LEVELLED * seen.points[off.argmin()] @ turn.T
-    return [Faces(faces.boxes, here, faces.scores) for faces, here in zip(found, points, strict=True)]
+
+def from_crop(points: np.ndarray, pose: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:
+    """Points (..., 2) of a crop of `size` pixels -> where they lie in the frame."""
+    turn, corner = _placed(pose, geometry)
+    return corner + points @ turn.T * (pose[3] / geometry.eye_distance / size)
 
 
 def _placed(pose: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:

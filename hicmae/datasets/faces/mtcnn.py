@@ -40,7 +40,7 @@ class Mtcnn:
         UserError: the wheel is missing or another one.
     """
 
-    def __init__(self, smallest: float = 0.05, least: float = 0.8, device: str | torch.device = "cpu") -> None:
+    def __init__(self, smallest: float = 0.05, least: float = 0.6, device: str | torch.device = "cpu") -> None:
         self.smallest, self.least, self.device = smallest, least, torch.device(device)
         self.stages = {name: stage.to(self.device) for name, stage in load_stages().items()}
 

@@ -1,28 +1,144 @@
-"""From a track to one pose per frame: outliers mended, gaps bridged, smoothed without delay."""
+"""From tracks to one pose per frame: looked at again on levelled crops, outliers mended, gaps bridged, smoothed."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from hicmae.datasets.faces.config import CropConfig
-from hicmae.datasets.faces.crop import pose_of
+from hicmae.datasets.faces.crop import Geometry, cropped, from_crop, pose_of
+from hicmae.datasets.faces.detect import Detector
 from hicmae.datasets.faces.tracks import Track
 
-__all__ = ["path_of"]
+__all__ = ["Path", "paths_of"]
 
+_REACH = 1.0  # seconds to either side
 _GROWTH = 0.0095  # of the logarithm of size, per frame: under 1 %
+_LEVELLED = 160  # pixels of the crop that is looked at again
+_LOOSE = Geometry(0.25, 0.42)
+_ROUNDS = 2
+_BATCH = 8  # crops at a time; fixed, so that results do not depend on who asks
 
 
-def path_of(track: Track, times: np.ndarray, config: CropConfig) -> np.ndarray:
-    """Poses (F, 4) of all frames from the track's first to its last; `times` (N,) are those of the whole video."""
-    found = pose_of(np.stack(track.points).astype(np.float64))
-    found[:, 2], found[:, 3] = np.unwrap(found[:, 2]), np.log(np.maximum(found[:, 3], 1.0))
-    found = _mended(found)
-    clock = times[track.frames[0] : track.frames[-1] + 1]
-    whole = np.stack([np.interp(clock, times[track.frames], column) for column in found.T], 1)
+@dataclass(frozen=True)
+class Path:
+    """Where a face is in each of F successive frames."""
+
+    first: int
+    """Number of the first of them in the video."""
+    poses: np.ndarray
+    """(F, 4), smooth; as in `crop`."""
+    eyes: np.ndarray
+    """(F, 2, 2), the eyes as found, left in the picture first; NaN where they were not."""
+    seconds: float
+    """From the first of the frames to the last."""
+
+    @property
+    def end(self) -> int:
+        """The first frame after."""
+        return self.first + len(self.poses)
+
+
+def paths_of(
+    tracks: Sequence[Track],
+    times: np.ndarray,
+    config: CropConfig,
+    frames: Callable[[], Iterable[tuple[float, np.ndarray]]] = tuple,
+    detector: Detector | None = None,
+) -> list[Path]:
+    """One path per track; `times` (N,) are those of all frames.
+
+    With `detector` the eyes are looked for anew on levelled crops of `frames()`, the same video once more: what a
+    detector finds depends on how a face is tilted and how large it is, and on levelled crops all look alike to it.
+    These crops are placed by what the neighbourhood in time says, so that single frames gone wrong do no harm.
+    """
+    firsts, rough, points = [], [], []
+    for track in tracks:
+        beyond = config.every - 1 if detector is not None else 0  # not searched: the face may be there already, or still
+        first = max(track.shot, track.frames[0] - beyond)
+        end = min(track.end, track.frames[-1] + beyond + 1)
+        firsts.append(first)
+        rough.append(_rough(track, times, first, end))
+        points.append(np.full((end - first, 5, 2), np.nan))
+        if detector is None:
+            points[-1][np.array(track.frames) - first] = np.stack(track.points)
+    if detector is not None:
+        places = _places(frames(), firsts, [len(poses) for poses in rough]) if tracks else iter(())
+        while batch := list(islice(places, _BATCH)):
+            poses = np.stack([rough[n][place] for n, place, _ in batch])
+            for _ in range(_ROUNDS):
+                found = _found([frame for *_, frame in batch], poses, detector)
+                poses = np.where(np.isnan(found[:, 0, :1]), poses, pose_of(found))
+            for (n, place, _), here in zip(batch, found, strict=True):
+                points[n][place] = here
+    return [_path(*each, times, config) for each in zip(firsts, rough, points, strict=True)]
+
+
+def _rough(track: Track, times: np.ndarray, first: int, end: int) -> np.ndarray:
+    """Poses (F, 4) of frames `first` to `end`: roll and size are medians over 2 s, place is followed closely."""
+    found, clock = pose_of(np.stack(track.points).astype(np.float64)), times[track.frames]
+    near = [_around(clock, time, _REACH) for time in clock]
+    close = [slice(max(0, k - 1), k + 2) for k in range(len(clock))]
+    usual = [np.r_[np.median(found[c, :2], 0), np.median(found[n, 2:], 0)] for c, n in zip(close, near, strict=True)]
+    return np.stack([np.interp(times[first:end], clock, column) for column in np.stack(usual).T], 1)
+
+
+def _around(clock: np.ndarray, time: float, reach: float) -> slice:
+    return slice(int(np.searchsorted(clock, time - reach)), int(np.searchsorted(clock, time + reach, "right")))
+
+
+def _places(
+    frames: Iterable[tuple[float, np.ndarray]], firsts: Sequence[int], lengths: Sequence[int]
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Number of the path, place in it, and frame, for all frames of all paths."""
+    for number, (_, frame) in enumerate(frames):
+        for n, (first, length) in enumerate(zip(firsts, lengths, strict=True)):
+            if first <= number < first + length:
+                yield n, number - first, frame
+
+
+def _found(frames: Sequence[np.ndarray], poses: np.ndarray, detector: Detector) -> np.ndarray:
+    """Points (B, 5, 2) of the face that poses (B, 4) are about, each the mean of what is found on the levelled crop and
+    on its mirror image (what leans to one side there leans to the other here); NaN where neither shows it."""
+    crops = [cropped(frame, pose, _LOOSE, _LEVELLED) for frame, pose in zip(frames, poses, strict=True)]
+    seen = detector([*crops, *(crop[:, ::-1] for crop in crops)])
+    both = np.full((2, len(crops), 5, 2), np.nan)
+    for n, faces in enumerate(seen):
+        best = _expected(faces.points)
+        if best is not None:
+            both[divmod(n, len(crops))] = faces.points[best]
+    both[1] = np.stack([_LEVELLED - both[1, ..., 0], both[1, ..., 1]], -1)[:, [1, 0, 2, 4, 3]]
+    known = ~np.isnan(both[:, :, :1, :1])
+    mean = np.where(known, both, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
+    return np.stack([from_crop(here, pose, _LOOSE, _LEVELLED) for here, pose in zip(mean, poses, strict=True)])
+
+
+def _expected(points: np.ndarray) -> int | None:
+    """Which of the faces (n, 5, 2) on a levelled crop is the one it was made for."""
+    x, y, roll, span = pose_of(points).T
+    aim = _LEVELLED * _LOOSE.eye_distance
+    off = np.hypot(x - _LEVELLED / 2, y - _LEVELLED * _LOOSE.eye_height) / aim
+    off[(np.abs(roll) > 0.6) | (span < 0.6 * aim) | (span > 1.6 * aim)] = np.inf
+    return int(off.argmin()) if len(off) and off.min() < 0.7 else None
+
+
+def _path(first: int, rough: np.ndarray, points: np.ndarray, times: np.ndarray, config: CropConfig) -> Path:
+    """The smooth path from what was found; where nothing was, it keeps its distance from the rough one."""
+    clock, known = times[first : first + len(rough)], ~np.isnan(points[:, 0, 0])
+    rough = np.column_stack([rough[:, :3], np.log(np.maximum(rough[:, 3], 1.0))])
+    whole = rough.copy()
+    if known.any():
+        found = pose_of(points[known])
+        found[:, 3] = np.log(np.maximum(found[:, 3], 1.0))
+        off = _mended(found) - rough[known]
+        whole += np.stack([np.interp(clock, clock[known], column) for column in off.T], 1)
     place, size = _smoothed(whole[:, :3], clock, config.smooth), _smoothed(whole[:, 3:], clock, config.steady)
-    # rounded, so that a detector's last bits (another processor, say) do not show in the stored bytes
-    return np.round(np.concatenate([place, np.exp(_slow(size))], 1), 3)
+    # rounded, so that a detector's last bits (another processor, say) seldom show in the stored bytes
+    poses = np.round(np.concatenate([place, np.exp(_slow(size))], 1), 3)
+    return Path(first, poses, points[:, :2], float(clock[-1] - clock[0]))
 
 
 def _mended(poses: np.ndarray) -> np.ndarray:
@@ -50,16 +166,15 @@ def _smoothed(values: np.ndarray, times: np.ndarray, width: float) -> np.ndarray
         products += weight[:, None] * values[there]
         slopes += (weight * offsets)[:, None] * values[there]
     zeroth, first, second = weights[:, :, None]
-    return (second * products - first * slopes) / (zeroth * second - first**2)
+    spread = zeroth * second - first**2
+    # a frame far from all others keeps its own value
+    return np.where(spread > 1e-12, (second * products - first * slopes) / np.maximum(spread, 1e-12), values)
 
 
 def _slow(logs: np.ndarray) -> np.ndarray:
     """The middle of the tightest band around (F, 1) values that moves by at most `_GROWTH` per frame."""
     ramp = _GROWTH * np.arange(len(logs))[:, None]
-    above = np.maximum(
-        np.maximum.accumulate(logs + ramp) - ramp, np.maximum.accumulate((logs - ramp)[::-1])[::-1] + ramp
-    )
-    below = np.minimum(
-        np.minimum.accumulate(logs - ramp) + ramp, np.minimum.accumulate((logs + ramp)[::-1])[::-1] - ramp
-    )
-    return (above + below) / 2
+    ahead, behind = np.maximum.accumulate(logs + ramp) - ramp, np.maximum.accumulate((logs - ramp)[::-1])[::-1] + ramp
+    above = np.maximum(ahead, behind)
+    ahead, behind = np.minimum.accumulate(logs - ramp) + ramp, np.minimum.accumulate((logs + ramp)[::-1])[::-1] - ramp
+    return (above + np.minimum(ahead, behind)) / 2

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 
 from hicmae.datasets.faces.config import CropConfig
-from hicmae.datasets.faces.crop import again, pose_of
+from hicmae.datasets.faces.crop import pose_of
 from hicmae.datasets.faces.detect import Detector, Faces
 
 __all__ = ["Track", "chosen", "find_tracks"]
@@ -24,6 +23,8 @@ class Track:
 
     shot: int
     """First frame of its shot."""
+    end: int = 0
+    """The first after its shot."""
     frames: list[int] = field(default_factory=list)
     """F numbers, rising."""
     boxes: list[np.ndarray] = field(default_factory=list)
@@ -46,17 +47,12 @@ class Track:
 
 
 def find_tracks(
-    frames: Iterable[tuple[float, np.ndarray]],
-    detector: Detector,
-    config: CropConfig,
-    *,
-    closer: Detector | None = None,
+    frames: Iterable[tuple[float, np.ndarray]], detector: Detector, config: CropConfig
 ) -> tuple[np.ndarray, list[Track]]:
     """Follow all faces through a video that is seen once, a few frames at a time.
 
     Args:
         frames: seconds and pixels, as `read_frames` gives them.
-        closer: finds the face on levelled crops; None is `detector`.
 
     Returns:
         the frames' times (N,), and the tracks that are no chance findings, in order of time.
@@ -64,25 +60,30 @@ def find_tracks(
     times: list[float] = []
     shots: list[int] = []
     tracks: list[Track] = []
+    waiting: list[tuple[int, int, np.ndarray]] = []
+
+    def look() -> None:
+        for (number, shot, _), faces in zip(waiting, detector([frame for *_, frame in waiting]), strict=True):
+            fresh = (t for t in tracks if t.shot == shot and times[number] - times[t.frames[-1]] <= config.gap + 1e-6)
+            tracks.extend(_linked(list(fresh), faces, number, shot))
+        waiting.clear()
+
     cuts = _Cuts()
-    for batch in _batches(frames):
-        pixels = [frame for _, frame in batch]
-        found = detector(pixels)
-        if config.second_pass:
-            found = again(closer or detector, pixels, found)
-        for (time, frame), faces in zip(batch, found, strict=True):
-            if cuts.before(frame):
-                shots.append(len(times))
-            times.append(time)
-            fresh = [
-                track
-                for track in tracks
-                if track.shot == shots[-1] and time - times[track.frames[-1]] <= config.gap + 1e-6
-            ]
-            tracks += _linked(fresh, faces, len(times) - 1, shots[-1])
+    for number, (time, frame) in enumerate(frames):
+        if cuts.before(frame):
+            shots.append(number)
+        times.append(time)
+        if (number - shots[-1]) % config.every == 0:
+            waiting.append((number, shots[-1], frame))
+        if len(waiting) == _BATCH:
+            look()
+    if waiting:
+        look()
     clock = np.array(times)
     ends = dict(zip(shots, [*shots[1:], len(times)], strict=True))
-    kept = [track for track in tracks if _lasting(track, clock, ends[track.shot], config.shortest)]
+    for track in tracks:
+        track.end = ends[track.shot]
+    kept = [track for track in tracks if _lasting(track, clock, config)]
     return clock, sorted(kept, key=lambda track: (track.frames[0], -track.size))
 
 
@@ -144,14 +145,9 @@ def _likeness(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return np.where(larger < 1.7 * smaller, np.clip(1 - apart / 0.7, 0, 1), 0)
 
 
-def _lasting(track: Track, times: np.ndarray, end: int, shortest: float) -> bool:
-    shot = times[end - 1] - times[track.shot]
+def _lasting(track: Track, times: np.ndarray, config: CropConfig) -> bool:
+    """Whether a track is long, dense and sure enough to be a face."""
+    shot = times[track.end - 1] - times[track.shot]
     length = times[track.frames[-1]] - times[track.frames[0]]
-    often = len(track.frames) >= 0.3 * (track.frames[-1] - track.frames[0] + 1)
-    return often and max(track.scores) >= _SURE and length >= min(shortest, 0.5 * shot)
-
-
-def _batches(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[list[tuple[float, np.ndarray]]]:
-    frames = iter(frames)
-    while batch := list(islice(frames, _BATCH)):
-        yield batch
+    often = len(track.frames) * config.every >= 0.3 * (track.frames[-1] - track.frames[0] + 1)
+    return often and max(track.scores) >= _SURE and length >= min(config.shortest, 0.5 * shot)
