@@ -204,7 +204,7 @@ def _pictures(path: Path, config: ShardConfig) -> tuple[VideoInfo, Frames]:
     """What a video or a picture is, and its frames with their times, as often as they are asked for."""
     if not is_image(path):
         info = open_video(path)
-        return info, lambda: shown(path, info, config.max_fps)
+        return info, lambda: shown(path, info, read_frames(path, threads=1), config.max_fps)
     if not config.images:
         remedy = "leave it out, or take pictures as clips of one frame: --images true"
         raise MediaError(path, "is not a video (it is a picture)", remedy)
@@ -213,20 +213,13 @@ def _pictures(path: Path, config: ShardConfig) -> tuple[VideoInfo, Frames]:
 
 
 def shown(
-    path: str | Path,
-    info: VideoInfo,
-    max_fps: float | None,
-    *,
-    start: float | None = None,
-    stop: float | None = None,
-    threads: int = 1,
+    path: str | Path, info: VideoInfo, frames: Iterator[tuple[float, np.ndarray]], max_fps: float | None
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """The frames of a video that are kept at `max_fps` frames per second, as `read_frames` gives them.
+    """Of a video's frames, as `read_frames` gives them, those that are kept at `max_fps` frames per second.
 
     Raises:
         MediaError: as `read_frames`; or the size of the picture changes.
     """
-    frames = read_frames(path, start=start, stop=stop, threads=threads)
     for time, pixels in frames if max_fps is None else thinned(frames, info.fps, max_fps):
         if pixels.shape[:2] != (info.height, info.width):
             raise MediaError(path, "changes its picture size midway", "convert it with ffmpeg")

@@ -192,6 +192,7 @@ def predict_clip(
     if not parts:
         raise MediaError(clip, "has no sound", f"{meta.get('name') or 'the model'} only hears: name one that sees")
     notes = [_note(inputs, mute, len(parts))] if inputs.audio and mute else []
+    notes += [how.note] if how.note else []
     notes += _unlike(clip, how, gauge, track, meta)
     return Prediction(str(clip), str(meta.get("name", "")), tuple(parts), "; ".join(notes))
 

@@ -6,23 +6,26 @@ shards' size and then to the model's. The one difference from training is that f
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.crops import Run, runs_of
+from hicmae.datasets.faces.config import CropConfig
 from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.fingerprint import Gauge
 from hicmae.datasets.media import MediaError, open_video, read_frames
-from hicmae.datasets.strips import ShardConfig, crop_recipe, thinned
+from hicmae.datasets.strips import ShardConfig, shown
 from hicmae.datasets.transforms import resize
 from hicmae.finetune.inputs import sound_of
 from hicmae.models.base import Model
@@ -43,11 +46,17 @@ class Preprocessing:
     stored: int = 224
     """Height and width of the frames in training shards, in pixels."""
     box: tuple[int, int, int, int] | None = None
-    """Square cut out of every frame (left, top, width, height); None is the centre square."""
+    """Square cut out of every frame (left, top, width, height); None leaves it to `faces`."""
+    faces: Literal["centre", "mtcnn", "none"] = "centre"
+    """What is cut out: the centre square, the face, or all of a picture that is cropped already."""
+    crop: CropConfig = CropConfig()
+    """How faces are followed and cut out."""
     max_fps: float | None = 30.0
     """Frames per second above which frames are left out evenly."""
     sound: SoundConfig | None = None
     """The picture of a window's sound; None for models that only see."""
+    note: str = ""
+    """What differs from how the model's training clips were made."""
 
     @classmethod
     def of(cls, model: Model, meta: Mapping[str, Any]) -> Preprocessing:
@@ -58,7 +67,7 @@ class Preprocessing:
         """
         stated = dict(meta.get("preprocessing") or {})
         crop = stated.get("crop") or {"kind": "centre"}
-        if crop.get("kind") not in ("centre", "box"):
+        if crop.get("kind") not in ("centre", "box", "mtcnn", "boxes", "none"):
             raise UserError(
                 f"{meta.get('file', 'the checkpoint')}: its clips were cropped by {crop.get('kind')!r}, which this "
                 "version cannot do; install the version it was made with"
@@ -73,6 +82,9 @@ class Preprocessing:
             size=height,
             stored=int(stated.get("size", cls.stored)),
             box=tuple(crop["box"]) if crop["kind"] == "box" else None,
+            faces=_FACES[crop["kind"]],
+            crop=_crop(model, crop),
+            note=_NOTE if crop["kind"] == "boxes" else "",
             max_fps=stated.get("max_fps", cls.max_fps),
             sound=sound_of(model, stated.get("sound")),
         )
@@ -104,40 +116,66 @@ def windows(
     *,
     hop: int | None = None,
     start: float | None = None,
+    stop: float | None = None,
     gauge: Gauge | None = None,
 ) -> Iterator[Window]:
     """Successive windows of a video; the last one ends with the video, whatever its distance from the one before.
 
+    Where faces are cropped, the video is gone through before to find them, and windows begin and end with each face.
+
     Args:
         hop: distance of successive windows in frames of a window (T of which make a window, `how.stride` video frames
             each); None is half a window.
-        start: seconds at which to begin.
+        start, stop: seconds at which to begin and to end; None is the whole.
         gauge: is shown the frames of the windows, as they are before they are scaled to the model's size.
 
     Raises:
-        MediaError: the file is missing, cut off, no video, damaged, or smaller than the box to cut out.
+        MediaError: the file is missing, cut off, no video, damaged, smaller than the box to cut out, or shows
+            no face.
+        UserError: faces are to be cropped and there is no detector.
     """
     hop = max(1, how.frames // 2) if hop is None else hop
     info = open_video(path)
-    config = ShardConfig(size=how.stored, max_fps=how.max_fps, box=how.box)
-    left, top, side = crop_recipe(path, config, info.width, info.height)["box"][:3]
-    frames = read_frames(path, start=start, threads=0)
-    if how.max_fps is not None:
-        frames = thinned(frames, info.fps, how.max_fps)
+    config = ShardConfig(size=how.stored, max_fps=how.max_fps, box=how.box, faces=how.faces, crop=how.crop)
+
+    def frames() -> Iterator[tuple[float, np.ndarray]]:
+        return shown(path, info, read_frames(path, start=start, stop=stop, threads=0), how.max_fps)
+
+    runs = runs_of(Path(path), config, info, frames, source=Path(path).name)
+    pictures = enumerate(frames())
+    for run in runs:
+        yield from _of_run(run, pictures, how, hop, 1 / how.rate(info.fps), gauge)
+
+
+def _of_run(
+    run: Run,
+    pictures: Iterator[tuple[int, tuple[float, np.ndarray]]],
+    how: Preprocessing,
+    hop: int,
+    step: float,
+    gauge: Gauge | None,
+) -> Iterator[Window]:
+    """The windows of one run; `step` is the usual time between frames."""
     recent: deque[tuple[float, Tensor]] = deque(maxlen=how.frames)
     taken = 0
-    last, step = -math.inf, 1 / how.rate(info.fps)
-    for count, (time, pixels) in enumerate(frames):
+    last = -math.inf
+    for number, (time, pixels) in pictures:
+        count = number - run.first
+        if count < 0:
+            continue
         step = time - last if count else step
         last = time
-        if count % how.stride:
-            continue
-        if left + side > pixels.shape[1] or top + side > pixels.shape[0]:
-            raise MediaError(path, "changes its picture size midway", "convert it with ffmpeg")
-        if taken >= how.frames and (taken - how.frames) % hop == 0:
-            yield _window(recent, how.frames, end=time)
-        recent.append((time, _square(pixels[top : top + side, left : left + side], how, gauge)))
-        taken += 1
+        if count % how.stride == 0:
+            if taken >= how.frames and (taken - how.frames) % hop == 0:
+                yield _window(recent, how.frames, end=time)
+            crop, eyes = run.square(pixels, number, how.stored)
+            if gauge is not None:
+                gauge.look(crop, eyes)
+            frame = torch.from_numpy(crop.copy()).permute(2, 0, 1)  # (3, H, W)
+            recent.append((time, resize(frame[None], how.size)[0].contiguous()))
+            taken += 1
+        if number + 1 == run.end:
+            break
     if recent:
         yield _window(recent, how.frames, end=last + step)
 
@@ -145,15 +183,22 @@ def windows(
 def middle_window(path: str | Path, how: Preprocessing, *, start: float | None = None) -> Window:
     """One window from the middle of a video, or from `start` seconds on; only that stretch is decoded.
 
+    Where faces are cropped and none is shown there, it is the first window of the first face.
+
     Raises:
-        MediaError: as `windows`.
+        MediaError, UserError: as `windows`.
     """
+    info = open_video(path)
+    span = how.frames * how.stride / how.rate(info.fps)
     if start is None:
-        info = open_video(path)
-        span = how.frames * how.stride / how.rate(info.fps)
         start = max(0.0, ((info.seconds or 0.0) - span) / 2)
+    found = None
+    if how.faces == "mtcnn":
+        with contextlib.suppress(MediaError):
+            found = next(windows(path, how, start=start, stop=start + span + 1), None)
+    elif start > 0:
+        found = next(windows(path, how, start=start), None)
     # a file that declares a wrong length, or a start behind its end, has nothing there
-    found = next(windows(path, how, start=start), None) if start > 0 else None
     return found or next(windows(path, how))
 
 
@@ -164,13 +209,20 @@ def _window(recent: deque[tuple[float, Tensor]], length: int, end: float) -> Win
     return Window(times[0], end, stack, times + times[-1:] * padding)
 
 
-def _square(pixels: np.ndarray, how: Preprocessing, gauge: Gauge | None) -> Tensor:
-    """(side, side, 3) uint8 -> (3, size, size) uint8, by way of the size in the shards."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    if picture.size != (how.stored, how.stored):
-        picture = picture.resize((how.stored, how.stored), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    crop = np.array(picture)
-    if gauge is not None:
-        gauge.look(crop)
-    frame = torch.from_numpy(crop).permute(2, 0, 1)  # (3, H, W)
-    return resize(frame[None], how.size)[0].contiguous()
+_FACES: dict[str, Literal["centre", "mtcnn", "none"]] = {
+    "centre": "centre",
+    "box": "centre",
+    "mtcnn": "mtcnn",
+    "boxes": "mtcnn",
+    "none": "none",
+}
+_NOTE = "the face was found by mtcnn, where the training clips were cropped by boxes from files"
+
+
+def _crop(model: Model, recipe: Mapping[str, Any]) -> CropConfig:
+    """The checkpoint's recipe, carried out where the model is; of several faces at a time one is taken."""
+    known = {field.name for field in dataclasses.fields(CropConfig)}
+    stated = {name: value for name, value in recipe.items() if name in known}
+    if stated.get("several") == "all":
+        stated["several"] = "largest"
+    return CropConfig(**{**stated, "device": str(next(model.parameters()).device)})
