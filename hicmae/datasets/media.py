@@ -20,6 +20,7 @@ from hicmae.datasets.recording import SOUND_RATE, write_video
 __all__ = ["SOUND_RATE", "MediaError", "VideoInfo", "open_video", "read_audio", "read_frames", "write_video"]
 
 _LONGEST_GAP = 3600  # seconds of silence in a sound track that are still believed
+_DRIFT = 0.0015  # seconds between what timestamps say and what samples sum up to; ticks of Matroska are 1 ms
 _AGAIN = "copy, download or record it again"
 
 
@@ -148,17 +149,21 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, float] | None:
         stream.codec_context.thread_count = 1
         runs: list[tuple[float, list[np.ndarray]]] = []
         resampler: Any = None
-        expected = 0.0
+        expected = before = 0.0
+        drifted = 0
         for frame in container.decode(stream):
             time = expected if frame.time is None else frame.time
-            # a new run where the track jumps; half a frame of jitter is rounding
-            if resampler is None or abs(time - expected) > max(0.02, 0.5 * frame.samples / frame.sample_rate):
+            off = time - expected
+            # a new run where the track jumps (half a frame of jitter is rounding), and where it has drifted for a while
+            drifted = drifted + 1 if abs(off) > _DRIFT and off * before >= 0 else 0
+            before = off
+            if resampler is None or drifted > 8 or abs(off) > max(0.005, 0.5 * frame.samples / frame.sample_rate):
                 if resampler is not None:
                     runs[-1][1].extend(_samples(resampler.resample(None)))
                 # 16 bits, because only then FFmpeg's mix of two channels is their mean
                 resampler = av.AudioResampler(format="s16", layout="mono", rate=SOUND_RATE)
                 runs.append((time, []))
-                expected = time
+                expected, before, drifted = time, 0.0, 0
             try:
                 runs[-1][1].extend(_samples(resampler.resample(frame)))
             except ValueError as error:
