@@ -84,10 +84,13 @@ def _demo(arguments: argparse.Namespace, _: list[str]) -> int:
 
 def _shard(arguments: argparse.Namespace, options: list[str]) -> int:
     from hicmae import configs
-    from hicmae.datasets import ShardConfig, merge_shards, write_part, write_shards
+    from hicmae.datasets import ShardConfig, corpora, merge_shards, write_part, write_shards
 
     config = configs.load(ShardConfig, {}, options)
-    given, how = (arguments.videos, arguments.out), {"workers": arguments.workers, "engine": arguments.engine}
+    videos: Any = arguments.videos
+    if corpus := _corpus(arguments, bool(videos)):
+        videos, config = corpora.inputs(*corpus, config)
+    given, how = (videos, arguments.out), {"workers": arguments.workers, "engine": arguments.engine}
     if arguments.merge:
         _write(merge_shards(*given, config=config).describe())
     elif arguments.part:
@@ -95,6 +98,13 @@ def _shard(arguments: argparse.Namespace, options: list[str]) -> int:
     else:
         _write(write_shards(*given, config=config, **how).describe())
     return 0
+
+
+def _corpus(arguments: argparse.Namespace, files: bool) -> tuple[str, str, str | None] | None:
+    """Card, folder and variant, where a copy of a corpus is meant."""
+    if (arguments.card is None) != (arguments.root is None) or (arguments.card is not None) == files:
+        raise ConfigError("name files or folders, or a corpus by --card NAME and its folder by --root DIR, not both")
+    return (arguments.card, arguments.root, arguments.variant) if arguments.card else None
 
 
 def _fraction(text: str) -> tuple[int, int]:
@@ -107,13 +117,15 @@ def _fraction(text: str) -> tuple[int, int]:
 
 def _check(arguments: argparse.Namespace, _: list[str]) -> int:
     from hicmae.datasets.check import check
+    from hicmae.datasets.corpora import compare
 
     like = None
     if arguments.like:
         from hicmae import zoo
 
         like = zoo.fingerprint(arguments.like)
-    report = check(arguments.path, html=arguments.html, like=like)
+    corpus = _corpus(arguments, arguments.path is not None)
+    report = compare(*corpus) if corpus else check(arguments.path, html=arguments.html, like=like)
     _write(str(report))
     return 0 if report.ok else 1
 
@@ -173,13 +185,8 @@ def _reconstruct(arguments: argparse.Namespace, _: list[str]) -> int:
     from hicmae.inference import reconstruct_clip
 
     out = arguments.out or f"{Path(arguments.clip).stem}-reconstruction.png"
-    _write(
-        str(
-            reconstruct_clip(
-                arguments.clip, arguments.checkpoint, out=out, seed=arguments.seed, device=arguments.device
-            )
-        )
-    )
+    how: dict[str, Any] = {"out": out, "seed": arguments.seed, "device": arguments.device}
+    _write(str(reconstruct_clip(arguments.clip, arguments.checkpoint, **how)))
     return 0
 
 
@@ -266,8 +273,9 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
         "turn video files or folders (mp4, mov, mkv, webm, avi) into training shards",
         "hicmae.datasets:ShardConfig",
     )
-    sub.add_argument("videos", nargs="+", metavar="VIDEO", help="video files or folders, searched through")
+    sub.add_argument("videos", nargs="*", metavar="VIDEO", help="video files or folders, searched through")
     sub.add_argument("--out", required=True, metavar="DIR", help="folder of the shards; a run found there is continued")
+    _corpus_words(sub)
     division = sub.add_mutually_exclusive_group()
     division.add_argument("--part", type=_fraction, metavar="I/N", help="write only part I of N, on any machine")
     division.add_argument("--merge", action="store_true", help="prove that all parts are there, and write their index")
@@ -275,7 +283,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
     sub.add_argument("--engine", choices=["processes", "ray"], default="processes", help="who works (%(default)s)")
 
     sub = add("check", _check, "validate a list, videos or shards before training; exit code 1 if there are problems")
-    sub.add_argument("path", help="a csv list, a video, a folder of videos, or a folder of shards")
+    sub.add_argument("path", nargs="?", help="a csv list, a video, a folder of videos, or a folder of shards")
+    _corpus_words(sub)
     sub.add_argument("--html", metavar="FILE", help="of shards: write a page with a contact sheet and histograms")
     sub.add_argument(
         "--like", metavar="CARD", help="of shards: compare with the data of a model card, run, weights file or shards"
@@ -349,6 +358,12 @@ def _zoo_words(sub: argparse.ArgumentParser) -> None:
     convert.add_argument("out", metavar="OUT", help="the .safetensors file to write; its card gets the same name")
     convert.add_argument("--name", metavar="NAME", help="name of the model (default: found from the file)")
     convert.add_argument("--labels", nargs="+", metavar="LABEL", help="class names in the order of the outputs")
+
+
+def _corpus_words(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--card", metavar="NAME", help="a corpus by the name of its card in datasets/, with --root")
+    sub.add_argument("--root", metavar="DIR", help="folder of your own copy of the corpus")
+    sub.add_argument("--variant", metavar="NAME", help="its classes and labels, as 6class (default: the card's first)")
 
 
 def _device(sub: argparse.ArgumentParser) -> None:

@@ -45,7 +45,7 @@ class Job:
     @classmethod
     def of(cls, out: Path, number: int, items: list[Item], keys: list[str], config: ShardConfig) -> Job:
         """The job of shard `number`, for the files as they are now."""
-        described = [[item.source, item.label, item.group, item.extra, _size(item.path)] for item in items]
+        described = [[item.source, item.label, item.group, item.extra, *_sizes(item)] for item in items]
         return cls(out, number, items, keys, config, digest([FORMAT, recorded(config), keys, described]))
 
     @property
@@ -217,6 +217,10 @@ def writing(path: Path) -> Iterator[None]:
             remedy = "free space and give the same command again: what is finished is kept"
             raise UserError(f"no room to write {where} ({error.strerror}); {remedy}") from error
         raise UserError(f"cannot write {where} ({error.strerror}); choose another --out or mend it") from error
+
+
+def _sizes(item: Item) -> list[int]:
+    return [_size(path) for path in (item.path, item.sound) if path is not None]
 
 
 def _size(path: Path) -> int:
