@@ -1,8 +1,11 @@
-"""Pictures as clips of one frame, so that still-image data can join videos."""
+"""Pictures as clips: one as a frame, so that still-image data can join videos, or a folder of them as its frames."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,9 @@ from PIL import Image, ImageOps
 from hicmae.datasets.containers import sniff_image
 from hicmae.datasets.media import MediaError, VideoInfo
 
-__all__ = ["is_image", "read_image"]
+__all__ = ["is_image", "read_folder", "read_image"]
+
+_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
 
 
 def is_image(path: Path) -> bool:
@@ -58,3 +63,39 @@ def read_image(path: Path) -> tuple[VideoInfo, np.ndarray]:
         has_audio=False,
     )
     return info, pixels
+
+
+def read_folder(
+    path: Path, seconds: float | None = None
+) -> tuple[VideoInfo, Callable[[], Iterator[tuple[float, np.ndarray]]]]:
+    """A folder of PNG or JPEG pictures as a video, its frames in the natural order of their names (2 before 10).
+
+    Args:
+        seconds: length of the clip where it is known, as from its sound; the frame rate is taken to be 25 otherwise.
+
+    Returns:
+        What it is, and a function that reads its frames: (seconds, (H, W, 3) uint8 RGB).
+
+    Raises:
+        MediaError: there is no picture in it, or one is damaged.
+    """
+    try:
+        files = [file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")]
+    except OSError as error:
+        raise MediaError(path, f"cannot be read ({error.strerror})", "change its permissions with chmod") from error
+    if not files:
+        raise MediaError(path, "is a folder", "name the video inside it")
+    files.sort(key=lambda file: [(text, int(n or 0)) for text, n in re.findall(r"(\D*)(\d*)", file.name)])
+    fps = len(files) / seconds if seconds else 25.0
+
+    def frame(file: Path) -> tuple[VideoInfo, np.ndarray]:
+        try:
+            return read_image(file)
+        except MediaError as error:
+            raise MediaError(
+                path, f"holds a frame that cannot be used ({file.name} {error.reason})", error.remedy
+            ) from None
+
+    first, _ = frame(files[0])
+    info = dataclasses.replace(first, frames=len(files), seconds=len(files) / fps, fps=fps)
+    return info, lambda: ((n / fps, frame(file)[1]) for n, file in enumerate(files))

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from hicmae.datasets.crops import Frames, Run, preprocessing_crop, runs_of
+from hicmae.datasets.crops import Frames, Run, crop_detector, preprocessing_crop, runs_of
 from hicmae.datasets.faces.config import CropConfig
 from hicmae.datasets.fingerprint import Gauge
-from hicmae.datasets.images import is_image, read_image
+from hicmae.datasets.images import is_image, read_folder, read_image
 from hicmae.datasets.listing import Item
 from hicmae.datasets.media import SOUND_RATE, MediaError, VideoInfo, open_video, read_audio, read_frames
 from hicmae.datasets.samples import pack
@@ -47,6 +47,9 @@ class ShardConfig:
     """How faces are followed and cut out."""
     box: tuple[int, int, int, int] | None = None
     """Square to cut out of every frame as shown: left, top, width, height in pixels; null leaves it to `faces`."""
+    eyes: bool = False
+    """Measure where the eyes lie also where faces are not followed, in a few frames of every sample: the index and
+    checkpoints then say it of their data (pip install "hicmae[face]")."""
     images: bool = False
     """Take PNG and JPEG pictures too, each as a clip of one frame."""
     list: str | None = None
@@ -107,8 +110,7 @@ def samples_of(item: Item, key: str, config: ShardConfig) -> Iterator[tuple[byte
     """
     if item.trouble is not None:
         raise MediaError(item.path, *item.trouble)
-    info, frames = _pictures(item.path, config)
-    sound = _sound_of(item, info.has_audio)
+    info, frames, sound = _opened(item, config)
     runs = runs_of(item.path, config, info, frames, source=item.source)
     strips = [
         _Strip(run, f"{key}+{n}" if len(runs) > 1 else key, item, info, sound, config) for n, run in enumerate(runs)
@@ -151,7 +153,8 @@ class _Strip:
     def _begin(self) -> None:
         self.times: list[float] = []
         self.jpegs: list[bytes] = []
-        self.gauge = Gauge()
+        looked_for = self.config.eyes and self.run.path is None
+        self.gauge = Gauge(crop_detector() if looked_for else None)
 
     def full(self, time: float) -> bool:
         """Whether the frame at `time` belongs to the next sample."""
@@ -200,16 +203,23 @@ class _Strip:
         return packed, row
 
 
-def _pictures(path: Path, config: ShardConfig) -> tuple[VideoInfo, Frames]:
-    """What a video or a picture is, and its frames with their times, as often as they are asked for."""
+def _opened(item: Item, config: ShardConfig) -> tuple[VideoInfo, Frames, tuple[np.ndarray, float] | None]:
+    """What a video, a folder of frames or a picture is, its frames with their times, as often as they are asked for,
+    and its sound."""
+    path = item.path
+    if path.is_dir():
+        sound = _sound_of(item, False)
+        info, read = read_folder(path, len(sound[0]) / SOUND_RATE if sound else None)
+        return info, lambda: shown(path, info, read(), config.max_fps), sound
     if not is_image(path):
         info = open_video(path)
-        return info, lambda: shown(path, info, read_frames(path, threads=1), config.max_fps)
+        sound = _sound_of(item, info.has_audio)
+        return info, lambda: shown(path, info, read_frames(path, threads=1), config.max_fps), sound
     if not config.images:
         remedy = "leave it out, or take pictures as clips of one frame: --images true"
         raise MediaError(path, "is not a video (it is a picture)", remedy)
     info, pixels = read_image(path)
-    return info, lambda: iter([(0.0, pixels)])
+    return info, lambda: iter([(0.0, pixels)]), None
 
 
 def shown(

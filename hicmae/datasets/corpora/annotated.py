@@ -172,7 +172,7 @@ def _own_list(found: Found, path: Path) -> None:
         extra = dict(item.extra)
         word = item.label if item.label is not None else extra.pop(variant.name, None) or None
         part = extra.pop(column, None) or None if variant.folds else None
-        there = item if item.path.exists() else dataclasses.replace(item, trouble=NOT_THERE)
+        there = item if _there(item.path) else dataclasses.replace(item, trouble=NOT_THERE)
         where = (str(path), item.line)
         found.take(there, key=item.source, word=word, group=item.group, part=part, extra=extra, where=where)
 
@@ -207,9 +207,9 @@ class _Clips:
 
     def item(self, name: str) -> Item:
         """The clip called `name`, with `trouble` where there is none."""
-        sound = next((path for path in (place / f"{name}.wav" for place in self.sounds) if path.is_file()), None)
+        sound = next((path for path in (place / f"{name}.wav" for place in self.sounds) if _there(path)), None)
         path = self.folder / name
-        if path.is_dir():
+        if _there(path) and path.is_dir():
             return _item(self.found.root, path, sound)
         video = self._videos.get(name)
         return _item(self.found.root, video.path if video else path, sound)
@@ -224,7 +224,14 @@ class _Clips:
 
 def _item(root: Path, path: Path, sound: Path | None) -> Item:
     source = Path(os.path.relpath(path, root)).as_posix()
-    return Item(source=source, path=path, sound=sound, trouble=None if path.exists() else NOT_THERE)
+    return Item(source=source, path=path, sound=sound, trouble=None if _there(path) else NOT_THERE)
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # of a name that is too long, say
+        return False
 
 
 def _inside(root: Path, text: str) -> Path:
@@ -232,7 +239,7 @@ def _inside(root: Path, text: str) -> Path:
     left out; the whole path below `root` where nothing is there."""
     parts = Path(text).parts
     candidates = [root / text, *(root.joinpath(*parts[n:]) for n in range(1, len(parts)))]
-    return Path(os.path.normpath(next((path for path in candidates if path.exists()), root / text.lstrip("/"))))
+    return Path(os.path.normpath(next((path for path in candidates if _there(path)), root / text.lstrip("/"))))
 
 
 def _blank_separated(path: Path, found: Found | None = None) -> list[_Line]:
