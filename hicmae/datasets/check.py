@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.crops import crop_detector
 from hicmae.datasets.fingerprint import (
     EYES,
     MOST,
@@ -19,7 +21,6 @@ from hicmae.datasets.fingerprint import (
     Fingerprint,
     Gauge,
     differences,
-    installed_detector,
     matching,
     rows,
 )
@@ -218,10 +219,10 @@ def _check_shards(
         "skipped videos": len(index.skipped),
     }
     if (html is not None or like is not None) and not index.fingerprint["eye_distance"]:
-        detector = installed_detector()
-        index = with_eyes(index, detector, progress=progress) if detector is not None else index
-    measured = dict(rows(here=index.fingerprint)[1])
-    summary |= {QUANTITIES[name].words: measured[QUANTITIES[name].words] for name in index.measures.keys() & QUANTITIES}
+        with contextlib.suppress(UserError):  # no detector is installed
+            index = with_eyes(index, crop_detector(), progress=progress)
+    table = zip(QUANTITIES, rows(here=index.fingerprint)[1], strict=True)
+    summary |= {words: values for name, (words, values) in table if name in index.measures}
     notes = [f"skipped {skip.source}: it {skip.reason}; {skip.remedy}" for skip in index.skipped[:_SHOWN]]
     if len(index.skipped) > _SHOWN:
         notes.append(f"{len(index.skipped) - _SHOWN} more skipped videos are named in {folder}/shard-*.jsonl")

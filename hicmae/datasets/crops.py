@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hicmae.datasets.faces.path import Path
     from hicmae.datasets.strips import ShardConfig
 
-__all__ = ["Run", "preprocessing_crop", "runs_of", "scaled"]
+__all__ = ["Run", "crop_detector", "preprocessing_crop", "runs_of", "scaled"]
 
 Frames = Callable[[], Iterator[tuple[float, np.ndarray]]]
 
@@ -155,3 +155,15 @@ def _detectors(smallest: float, device: str) -> tuple[Detector, Detector]:
     from hicmae.datasets.faces.mtcnn import Mtcnn
 
     return Mtcnn(smallest, device=device), Mtcnn(0.35, device=device)
+
+
+@functools.cache
+def crop_detector() -> Detector:
+    """The one that measures where the eyes lie in crops that were made otherwise.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    from hicmae.datasets.faces.mtcnn import Mtcnn
+
+    return Mtcnn(0.15)

@@ -120,16 +120,6 @@ def _sharpness(crop: np.ndarray) -> float | None:
     return 10 * float(np.log10(power / variance)) if variance > 1 and power > 0 else None
 
 
-def installed_detector() -> Detector | None:
-    """The detector of faces that fill much of the picture, as they do in crops; None where it is not installed."""
-    from hicmae.datasets.faces.mtcnn import Mtcnn  # imported here because it brings torch
-
-    try:
-        return Mtcnn(smallest=0.15)
-    except UserError:
-        return None
-
-
 def sum_up(columns: Mapping[str, np.ndarray]) -> dict[str, list[float] | None]:
     """Name -> (N,) values, NaN where not known, as a fingerprint; names that are no quantity are left out."""
     found: dict[str, list[float] | None] = {}
@@ -155,7 +145,7 @@ def differences(here: Fingerprint, there: Fingerprint) -> list[str]:
             continue
         meaning = quantity.less if middle < low else quantity.more
         told.append(
-            f"{quantity.words} {quantity.show(middle)} here, {quantity.show(low)} to {quantity.show(high)} in training "
+            f"{quantity.words} {quantity.show(middle)} here, {quantity.show(low)} to {quantity.show(high)} there "
             f"({meaning})"
         )
     return told
@@ -199,5 +189,7 @@ def matching(here: Fingerprint, there: Fingerprint, crop: Mapping[str, Any]) -> 
         box = (left + (side - new) // 2, round(top + height * side - level * new), new, new)
         return f"--box [{','.join(map(str, box))}]"
     # what is asked for and what is measured differ a little, by the same here and there
-    distance = crop.get("eye_distance", mine) * wanted / mine
-    return f"--crop.eye_distance {distance:.3f} --crop.eye_height {crop.get('eye_height', height) + level - height:.3f}"
+    distance, place = crop.get("eye_distance", mine), crop.get("eye_height", height)
+    kind = crop["kind"] if "eye_distance" in crop else "mtcnn"
+    options = f"--crop.eye_distance {distance * wanted / mine:.3f} --crop.eye_height {place + level - height:.3f}"
+    return f"--faces {kind} {options}"

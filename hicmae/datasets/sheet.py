@@ -113,7 +113,12 @@ def _cards(index: Index) -> Iterable[tuple[str, str, str, list[str | bytes]]]:
         except SampleError as error:
             yield str(index.keys[number]), f"cannot be read: {error}", "", []
             continue
-        yield str(index.keys[number]), ", ".join(words), _where(clip.crop), pictures
+        yield (
+            str(index.keys[number]),
+            ", ".join(words),
+            _where(clip.crop, index.preprocessing["crop"].get("eye_height")),
+            pictures,
+        )
     store.close()
 
 
@@ -148,20 +153,35 @@ def _sound(clip: Clip, seconds: float) -> list[str | bytes]:
     return [drawing, buffer.getvalue()]
 
 
-def _where(crop: dict[str, Any]) -> str:
-    """The outline of the source's picture with the crop in it; nothing where that is all of it, or is not told."""
-    if "picture" not in crop or "box" not in crop:
+def _where(crop: dict[str, Any], eye_height: float | None) -> str:
+    """The outline of the source's picture with the crop in it; nothing where that is all of it, or is not told.
+
+    Of a crop that follows a face the middle one is drawn, and where its middle goes.
+    """
+    width, height = crop.get("picture", (0, 0))
+    way = ""
+    if "path" in crop and eye_height is not None:
+        rows = np.array(crop["path"])
+        turns, sides = np.radians(rows[:, 2]), rows[:, 3, None]
+        down = np.stack([-np.sin(turns), np.cos(turns)], 1) * sides
+        middles = rows[:, :2] + (0.5 - eye_height) * down
+        x, y = np.array([1, -1]) * down[len(rows) // 2, ::-1] / 2, down[len(rows) // 2] / 2
+        corners = middles[len(rows) // 2] + [-x - y, x - y, x + y, y - x]
+        points = " ".join(f"{a:.0f},{b:.0f}" for a, b in middles[:: max(1, len(rows) // 60)])
+        way = f'<polyline points="{points}" fill="none" stroke="var(--warn)" vector-effect="non-scaling-stroke"/>'
+    elif "box" in crop:
+        left, top, side = crop["box"][:3]
+        corners = np.array([left, top]) + side * np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+        if side == width == height:
+            return ""
+    else:
         return ""
-    width, height = crop["picture"]
-    left, top, side = crop["box"][:3]
-    if side == width == height:
-        return ""
-    scale = 56 / max(width, height)
-    w, h = width * scale, height * scale
+    square = " ".join(f"{a:.0f},{b:.0f}" for a, b in corners)
+    shown = 56 / max(width, height)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1 -1 {w + 2:.0f} {h + 2:.0f}" width="{w + 2:.0f}" '
-        f'height="{h + 2:.0f}" role="img" aria-label="crop in the source"><rect width="{w:.1f}" height="{h:.1f}" '
-        f'fill="none" stroke="var(--soft)"/><rect x="{left * scale:.1f}" y="{top * scale:.1f}" '
-        f'width="{side * scale:.1f}" height="{side * scale:.1f}" fill="rgba(var(--cell),.35)" stroke="var(--accent)"/>'
-        "</svg>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width * shown:.0f}" '
+        f'height="{height * shown:.0f}" role="img" aria-label="crop in the source"><rect width="{width}" '
+        f'height="{height}" fill="none" stroke="var(--soft)" stroke-width="2" vector-effect="non-scaling-stroke"/>'
+        f'<polygon points="{square}" fill="rgba(var(--cell),.35)" stroke="var(--accent)" '
+        f'vector-effect="non-scaling-stroke"/>{way}</svg>'
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.crops import crop_detector
 from hicmae.datasets.fingerprint import Gauge, differences, sum_up
 from hicmae.datasets.media import MediaError, open_video
 from hicmae.datasets.transforms import normalise
@@ -170,7 +172,7 @@ def predict_clip(
         step = None
     track = Soundtrack.of(clip) if inputs.audio else None
     labels: tuple[str, ...] | None = None
-    mute, gauge = 0, Gauge()
+    mute, gauge = 0, _gauge(meta)
     parts: list[WindowPrediction] = []
     training = net.training
     net.eval()
@@ -195,6 +197,15 @@ def predict_clip(
     notes += [how.note] if how.note else []
     notes += _unlike(clip, how, gauge, track, meta)
     return Prediction(str(clip), str(meta.get("name", "")), tuple(parts), "; ".join(notes))
+
+
+def _gauge(meta: Mapping[str, Any]) -> Gauge:
+    """It looks for eyes where the checkpoint says where its clips had them, if there is a detector."""
+    stated = meta.get("preprocessing") or {}
+    if (stated.get("fingerprint") or {}).get("eye_distance") and stated["crop"]["kind"] not in ("mtcnn", "boxes"):
+        with contextlib.suppress(UserError):
+            return Gauge(crop_detector())
+    return Gauge()
 
 
 def _unlike(

@@ -3,11 +3,13 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hicmae.configs.errors import UserError
 from hicmae.datasets import check as module
+from hicmae.datasets import sheet
 from hicmae.datasets.check import Report
 from hicmae.datasets.index import Index
 from hicmae.datasets.shards import ShardConfig, write_shards
@@ -163,3 +165,22 @@ def test_shards_are_compared_with_a_fingerprint(spoilt: Path, tmp_path: Path) ->
 def test_nothing_to_check_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         check(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("crop", "eye_height", "corners"),
+    [
+        ({"picture": [200, 100], "box": [60, 10, 80, 80]}, None, "60,10 140,10 140,90 60,90"),
+        ({"picture": [200, 100], "path": [[100, 40, 0, 80]]}, 0.25, "60,20 140,20 140,100 60,100"),
+        (
+            {"picture": [200, 100], "path": [[0, 0, 0, 9], [100, 40, 90, 80], [9, 9, 0, 9]]},
+            0.25,
+            "120,0 120,80 40,80 40,0",
+        ),
+        ({"picture": [100, 100], "box": [0, 0, 100, 100]}, None, ""),
+        ({}, None, ""),
+    ],
+)
+def test_the_outline_shows_where_the_crop_was(crop: dict[str, Any], eye_height: float | None, corners: str) -> None:
+    drawing = sheet._where(crop, eye_height)
+    assert (f'<polygon points="{corners}"' in drawing) if corners else drawing == ""

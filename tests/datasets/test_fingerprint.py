@@ -184,3 +184,23 @@ def test_shards_hold_the_measures_of_each_sample_and_their_sum(tmp_path: Path) -
     assert stored["fps"] == [25.0, 25.0, 25.0] and stored["eye_distance"] is None
     assert index.select(index.sound).fingerprint["loudness"] == index.fingerprint["loudness"]
     assert Index.join([index, index]).fingerprint["sharpness"] == index.fingerprint["sharpness"]
+
+
+def test_other_crops_are_matched_by_one_that_follows_faces() -> None:
+    here = {"eye_distance": [0.2, 0.22, 0.24], "eye_height": [0.4, 0.45, 0.5]}
+    there = {"eye_distance": [0.3, 0.33, 0.36], "eye_height": [0.3, 0.38, 0.4]}
+    assert (
+        matching(here, there, {"kind": "centre"}) == "--faces mtcnn --crop.eye_distance 0.330 --crop.eye_height 0.380"
+    )
+    stated = {"kind": "boxes", "eye_distance": 0.21, "eye_height": 0.44}  # what is measured lies beside it by as much
+    assert matching(here, there, stated) == "--faces boxes --crop.eye_distance 0.315 --crop.eye_height 0.370"
+
+
+def test_eyes_in_crops_that_follow_nothing_are_measured_on_demand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hicmae.datasets.strips.crop_detector", Finder)
+    marked(tmp_path / "a.mp4", (150, 100), 60)
+    known = make([tmp_path / "a.mp4"], tmp_path / "1", size=160, eyes=True).fingerprint["eye_distance"]
+    assert known and known[1] == pytest.approx(60 / 240, abs=0.01)
+    assert make([tmp_path / "a.mp4"], tmp_path / "2", size=160).fingerprint["eye_distance"] is None

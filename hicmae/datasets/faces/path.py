@@ -57,7 +57,9 @@ def paths_of(
     """
     firsts, rough, points = [], [], []
     for track in tracks:
-        beyond = config.every - 1 if detector is not None else 0  # not searched: the face may be there already, or still
+        beyond = (
+            config.every - 1 if detector is not None else 0
+        )  # not searched: the face may be there already, or still
         first = max(track.shot, track.frames[0] - beyond)
         end = min(track.end, track.frames[-1] + beyond + 1)
         firsts.append(first)
@@ -138,7 +140,8 @@ def _path(first: int, rough: np.ndarray, points: np.ndarray, times: np.ndarray, 
     place, size = _smoothed(whole[:, :3], clock, config.smooth), _smoothed(whole[:, 3:], clock, config.steady)
     # rounded, so that a detector's last bits (another processor, say) seldom show in the stored bytes
     poses = np.round(np.concatenate([place, np.exp(_slow(size))], 1), 3)
-    return Path(first, poses, points[:, :2], float(clock[-1] - clock[0]))
+    seconds = float(clock[-1] - clock[0]) * len(clock) / max(1, len(clock) - 1)  # the last frame is shown as well
+    return Path(first, poses, points[:, :2], seconds)
 
 
 def _mended(poses: np.ndarray) -> np.ndarray:
