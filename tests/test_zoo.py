@@ -203,3 +203,8 @@ def test_models_are_compared_beside_published_numbers_and_plain_attention_of_the
 def test_the_table_of_models_is_what_the_cards_say() -> None:
     made = (configs.folder("models") / "README.md").read_text(encoding="utf-8")
     assert made == zoo.readme(), "make it again: hicmae.zoo.readme()"
+
+
+def test_a_card_without_a_fingerprint_says_so() -> None:
+    with pytest.raises(UserError, match="mae_dfer_base: does not say what its data measure"):
+        zoo.fingerprint("mae_dfer_base")

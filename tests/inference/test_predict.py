@@ -16,7 +16,7 @@ from hicmae.datasets.transforms import normalise, resize
 from hicmae.inference import Loaded, Prediction, WindowPrediction, predict_clip
 from hicmae.models.factory import create_model
 from tests.inference.clips import FPS, video
-from tests.inference.conftest import LABELS, SHAPE
+from tests.inference.conftest import LABELS, PREPROCESSING, SHAPE, save_classifier
 from tests.media_files import BAD, ODD
 
 
@@ -129,3 +129,13 @@ def test_a_prediction_reads_well() -> None:
         "     0.00 -    2.00   75.0%  25.0%",
         "     1.00 -    3.00   35.0%  65.0%",
     ]
+
+
+def test_a_clip_unlike_the_training_data_is_noted(tmp_path: Path) -> None:
+    clip = video(tmp_path / "a.mp4")
+    measured = {"sharpness": [-90.0, -85.0, -80.0], "fps": [24.5, 25.0, 25.0], "loudness": [-5.0, -4.0, -3.0]}
+    file = save_classifier(tmp_path / "a.safetensors", preprocessing={**PREPROCESSING, "fingerprint": measured})
+    note = predict_clip(clip, file, device="cpu").note
+    assert note.startswith("unlike the clips it was trained on: sharpness") and "sharper" in note
+    assert "frame rate" not in note and "loudness" not in note  # alike, and not known
+    assert not predict_clip(clip, save_classifier(tmp_path / "b.safetensors"), device="cpu").note
