@@ -47,6 +47,9 @@ class Mtcnn:
     @torch.inference_mode()
     def __call__(self, frames: Sequence[np.ndarray]) -> list[Faces]:
         """B frames (H, W, 3) uint8 RGB of one size -> B findings, the highest score first."""
+        if min(frames[0].shape[:2]) < _LEAST:
+            nothing = np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32)
+            return [Faces(*nothing) for _ in frames]
         with _one_thread(self.device):
             levels = [_tensor(level).to(self.device).float().sub_(127.5).div_(128) for level in _halves(frames)]
             owner, boxes = self._proposed(levels)
