@@ -103,8 +103,8 @@ class Index:
                 does not answer, or a condition is wrong.
         """
         condition = ""
-        if isinstance(folder, str) and not Path(folder).exists():
-            folder, condition = _CONDITION.sub("", folder), "@".join(_CONDITION.findall(folder))
+        if isinstance(folder, str | Path) and not Path(folder).exists():
+            folder, condition = _CONDITION.sub("", str(folder)), "@".join(_CONDITION.findall(str(folder)))
         place = place_of(folder)
         summary = summary_of(place)
         if isinstance(summary, Problem):

@@ -41,10 +41,8 @@ def compare(card: Card | str, root: str | Path, variant: str | None = None) -> R
             summary[name] = f"{number:,} as in the card"
         else:
             summary[name] = f"{number:,}, card: {card_says:,} ({number - card_says:+,})"
-            word = "too many" if number > card_says else "missing"
             remedy = "complete your copy, or state the number beside your results"
-            reason = f"{name}: {abs(number - card_says):,} clips {word} ({number:,}, the card says {card_says:,})"
-            problems.append(Problem(path=str(root), reason=reason, remedy=remedy))
+            problems.append(Problem(path=name, reason=f"{number:,}, where the card says {card_says:,}", remedy=remedy))
 
     count("clips", len(there), chosen.clips)
     labels = Counter(item.label for item in there if item.label is not None)
@@ -57,8 +55,17 @@ def compare(card: Card | str, root: str | Path, variant: str | None = None) -> R
         for label, number in fold.classes.items():
             count(f"{chosen.column} {fold.name}, {label}", inside[label], number)
     summary["with a sound file beside them"] = sum(item.sound is not None for item in there)
-    notes = [f"{len(names):,} left out, {why}: {_some(names)}" for why, names in sorted(found.left_out.items())]
+    notes = _thin([item.group for item in there]) if len(there) != chosen.clips else []
+    notes += [f"{len(names):,} left out, {why}: {_some(names)}" for why, names in sorted(found.left_out.items())]
     return Report(Path(root), f"{about.name}, {chosen.key}", summary, problems, [*notes, *_known(chosen.note, about)])
+
+
+def _thin(groups: list[str | None]) -> list[str]:
+    """Which groups have fewer clips than most have, where most have the same number."""
+    counts = Counter(group for group in groups if group is not None)
+    usual, often = Counter(counts.values()).most_common(1)[0] if counts else (0, 0)
+    fewer = [f"{group} {count}" for group, count in sorted(counts.items()) if count < usual]
+    return [f"fewer clips than the usual {usual}: {_some(fewer)}"] if fewer and 2 * often > len(counts) else []
 
 
 def _some(names: list[str]) -> str:
