@@ -157,6 +157,8 @@ def test_the_crop_of_a_tilted_small_face_is_that_of_a_level_large_one(scale: flo
             for n, (a, b) in enumerate(zip(ours.poses, theirs.poses, strict=True))
         ]
         worst[second] = np.median(off), np.percentile(off, 95)
-        assert np.degrees(np.abs(theirs.poses[:, 2] - np.radians([p[3] + 2.6 for p in there]))).max() < 6
+        leaning = np.degrees(theirs.poses[:, 2]) - [place[3] + 2.6 for place in there]  # her eyes are not level
+        if second:
+            assert np.percentile(np.abs(leaning), 95) < 3
     assert worst[True][0] < 4 and worst[True][1] < 8  # pixels of a crop of 160
     assert worst[True][0] < worst[False][0]
