@@ -136,7 +136,9 @@ def filter_bank(waveform: Tensor, bins: int = 128) -> Tensor:
         previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
         frames = (frames - 0.97 * previous) * _window(waveform.device, waveform.dtype)
         power = torch.fft.rfft(frames, n=FFT).abs().square_()  # (B, frames, FFT/2 + 1)
-        energies = power @ _mel(bins, waveform.device, waveform.dtype)
+        # on a GPU in double precision: single may mean 10 bits there (TF32)
+        precise = torch.float64 if power.is_cuda else power.dtype
+        energies = (power.to(precise) @ _mel(bins, waveform.device, precise)).to(power.dtype)
         return energies.clamp_min_(torch.finfo(torch.float32).eps).log_()
 
 

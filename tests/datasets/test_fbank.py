@@ -166,10 +166,12 @@ def test_half_precision_contexts_do_not_touch_the_picture() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("tf32", [False, True])
 @pytest.mark.parametrize(
     "make", [lambda: voice(batch=3), sine, published_waveform, lambda: torch.zeros(2, 9000), lambda: voice(400)]
 )
-def test_the_gpu_gives_nearly_the_same_picture(make: Any) -> None:
+def test_the_gpu_gives_nearly_the_same_picture(make: Any, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", tf32)
     waveform = make()
     there, here = filter_bank(waveform.cuda()).cpu(), filter_bank(waveform)
     torch.testing.assert_close(there, here, atol=5e-3, rtol=0)
