@@ -81,7 +81,7 @@ class Clip:
     label: int
     """Position in the index's classes, -1 without a label."""
     source: str
-    """The video it comes from, relative to the folder that was sharded."""
+    """The recording it was cut from: the list's column `video`, else the file relative to what was sharded."""
     group: str | None
     """What must not be split between training and test: a person, a session."""
     start: float
@@ -134,7 +134,8 @@ def unpack(raw: bytes, *, number: int, label: int) -> Clip:
         meta = json.loads(sample["json"])
         strip = JpegStrip(sample["jpgs"], meta["offsets"], np.asarray(meta["times"], np.float64) / 1000)
         audio = _wave(sample["wav"], meta["audio"]["offset"]) if meta["audio"] is not None else None
-        group, source, start = meta.get("group"), meta["source"], float(meta["start"])
+        group, start = meta.get("group"), float(meta["start"])
+        source = meta.get("extra", {}).get("video") or meta["source"]
         return Clip(meta["key"], number, strip, audio, label, source, group, start, crop=meta.get("crop") or {})
     except SampleError:
         raise

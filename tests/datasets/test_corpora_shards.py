@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 
 from hicmae.cli import main
 from hicmae.configs.errors import UserError
-from hicmae.datasets.corpora import compare
+from hicmae.datasets.corpora import compare, inputs
 from hicmae.datasets.index import Index
+from hicmae.datasets.shards import write_shards
+from hicmae.datasets.store import ClipStore
 from tests.datasets.corpora_trees import ravdess_names, touch
 from tests.media_files import video
 
@@ -144,3 +147,12 @@ def test_check_says_whose_clips_are_fewer_than_usual(tmp_path: Path) -> None:
     report = compare("ravdess", tmp_path)
     assert "fewer clips than the usual 60: ravdess-17 52" in report.notes and not report.ok
     assert [problem.path for problem in report.problems] == ["clips", "class surprised", "fold 5"]
+
+
+def test_clips_of_one_recording_of_voxceleb2_are_known_as_such(tmp_path: Path) -> None:
+    for name in ("id1/one/00001", "id1/one/00002", "id2/two/00001"):
+        video(tmp_path / "v" / "dev" / "mp4" / f"{name}.mp4", frames=3, seed=len(name))
+    items, config = inputs("voxceleb2", tmp_path / "v")
+    index = write_shards(items, tmp_path / "s", config=dataclasses.replace(config, size=16), progress=False)
+    assert [ClipStore(index)[n].source for n in range(3)] == ["one", "one", "two"]
+    assert list(index.groups) == ["voxceleb2-id1", "voxceleb2-id1", "voxceleb2-id2"] and (index.labels == -1).all()
