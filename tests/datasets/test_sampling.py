@@ -66,6 +66,14 @@ def test_test_clips_equal_the_published_ones(row: dict[str, Any], segments: int)
     assert ours == [view["frames"] for view in views if view["crop"] == 1]
 
 
+@pytest.mark.parametrize("row", MODES)
+def test_test_clips_are_taken_from_the_published_candidates(row: dict[str, Any]) -> None:
+    candidates = row["test_all_index"]
+    starts = len(candidates) - 15  # a clip from every possible start
+    clips = eval_indices(row["video_length"], stride=row["sampling_rate"], segments=max(2, starts))
+    assert clips[:starts] == [candidates[start : start + 16] for start in range(starts)]
+
+
 @pytest.mark.parametrize("row", WALKS)
 def test_pretraining_frames_equal_the_published_ones(row: dict[str, Any]) -> None:
     frames, clips = row["video_length"], row["num_segments"]

@@ -6,9 +6,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
+from hicmae.datasets.fbank import SoundAugmentConfig, SoundConfig
 from hicmae.datasets.media import read_audio, read_frames, write_video
+from hicmae.datasets.sampling import eval_views, pretrain_view, train_view
 from hicmae.datasets.store import ClipStore
+from hicmae.datasets.transforms import AugmentConfig
 from tests.datasets.making import make
 from tests.media_files import uneven_times
 
@@ -168,3 +172,31 @@ def test_missing_and_silent_sound_are_marked_and_nothing_is_put_in_their_place(t
         audio = store[number].audio
         assert (audio is None) == ("missing" in key)
         assert audio is None or bool(np.abs(audio).max() < 1e-4) == told[key][1]
+
+
+OFF = {"gain": False}
+SWITCHES = [
+    OFF | switch
+    for switch in ({"gain": True}, {"roll": True}, {"frequency_mask": 60}, {"time_mask": 120}, {"noise": True})
+]
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: list(switch)[-1])
+def test_each_augmentation_of_sound_is_a_switch_that_works_in_training_alone(
+    tmp_path: Path, switch: dict[str, object]
+) -> None:
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "a.mp4", flashing(20), FPS, chirp(2.4))
+    clip = ClipStore(make([tmp_path / "in"], tmp_path / "out"))[0]  # short: every view hears all of it
+    sound, plain = SoundConfig(), AugmentConfig(policy="", flip=0, erase=0)
+
+    def heard(view: object, seed: int) -> torch.Tensor:
+        return view(clip, torch.Generator().manual_seed(seed))["audio"]  # type: ignore[operator]
+
+    for settings, differs in ((OFF, False), (switch, True)):
+        augment = SoundAugmentConfig(**settings)  # type: ignore[arg-type]
+        for view in (pretrain_view(16, 4, 32, sound, augment), train_view(16, 4, 32, plain, sound, augment)):
+            assert torch.equal(heard(view, 1), heard(view, 2)) != differs
+            assert torch.equal(heard(view, 1), heard(view, 1))
+    for view in eval_views(16, 4, 32, 2, sound):
+        assert torch.equal(heard(view, 1), heard(view, 2))
