@@ -100,8 +100,7 @@ def check(
         progress: show a bar.
 
     Raises:
-        UserError: there is nothing at `path`, or it cannot be read at all; `html` or `like` for something that is no
-            shards; `like` where the eyes of one side are not known.
+        UserError: there is nothing at `path`, or it cannot be read at all; `html` or `like` for what is no shards.
     """
     path = Path(path)
     if path.is_dir() and any((path / name).exists() for name in ("config.json", "index.json", "shard-000000.tar")):
@@ -236,10 +235,15 @@ def _check_shards(
 
 
 def _compared(index: Index, like: Fingerprint) -> list[str]:
-    """What differs from other data, and the options that would mend it."""
-    options = matching(index.fingerprint, like, index.preprocessing["crop"])
-    unlike = differences(index.fingerprint, like)
-    return [*(unlike or ["nothing that was measured differs"]), f"the same crop: hicmae shard … {options}"]
+    """What differs from other data, and the options that would mend it where the eyes of both are known."""
+    unlike = differences(index.fingerprint, like) or ["nothing that was measured of both differs"]
+    try:
+        return [
+            *unlike,
+            f"the same crop: hicmae shard … {matching(index.fingerprint, like, index.preprocessing['crop'])}",
+        ]
+    except UserError as error:
+        return [*unlike, str(error)]
 
 
 def _check_shard(index: Index, number: int) -> list[Problem]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hicmae.cli import main
 from hicmae.configs.errors import UserError
 from hicmae.datasets import check as module
 from hicmae.datasets import sheet
@@ -152,14 +153,24 @@ def test_a_page_shows_every_clip_what_was_skipped_and_what_is_wrong(spoilt: Path
     assert not re.search(r"https?://(?!www\.w3\.org)|<script|<link", page)  # nothing is fetched, nothing runs
 
 
-def test_shards_are_compared_with_a_fingerprint(spoilt: Path, tmp_path: Path) -> None:
-    loud = {"eye_distance": [0.3, 0.3, 0.3], "eye_height": [0.3, 0.3, 0.3], "loudness": [-3.0, -2.0, -1.0]}
-    with pytest.raises(UserError, match="the eyes of these shards were not measured"):  # there are no faces in them
-        check(spoilt, like=loud, thorough=False)
+def test_shards_are_compared_with_what_is_known_of_other_data(spoilt: Path, tmp_path: Path) -> None:
+    eyes = {"eye_distance": [0.3, 0.3, 0.3], "eye_height": [0.3, 0.3, 0.3]}
+    notes = check(spoilt, like={**eyes, "loudness": [-3.0, -2.0, -1.0]}, thorough=False).notes
+    assert any(re.match(r"loudness -\d+.\d dBFS here, -3.0 dBFS to -1.0 dBFS there", note) for note in notes)
+    assert "the eyes of these shards were not measured" in notes[-1]  # there are no faces in them
+    assert "nothing that was measured of both differs" in check(spoilt, like=eyes, thorough=False).notes
     video(tmp_path / "a.mp4")
-    for how in ({"html": tmp_path / "a.html"}, {"like": loud}):
+    for how in ({"html": tmp_path / "a.html"}, {"like": eyes}):
         with pytest.raises(UserError, match="is no folder of shards, and only those are drawn"):
             check(tmp_path / "a.mp4", **how)
+
+
+def test_the_command_draws_and_compares(shards: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.html"
+    assert main(["check", str(shards.folder), "--html", str(page), "--like", str(shards.folder)]) == 0
+    assert "nothing that was measured of both differs" in capsys.readouterr().out and page.is_file()
+    assert main(["check", str(shards.folder), "--like", "mae_dfer_base"]) == 2
+    assert "mae_dfer_base: does not say what its data measure" in capsys.readouterr().err
 
 
 def test_nothing_to_check_is_said(tmp_path: Path) -> None:

@@ -12,10 +12,14 @@ import pytest
 from PIL import Image, ImageFilter
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.crops import crop_detector
+from hicmae.datasets.faces import CropConfig
 from hicmae.datasets.faces.detect import Faces
 from hicmae.datasets.fingerprint import QUANTITIES, Gauge, differences, matching, sum_up
 from hicmae.datasets.index import Index
 from hicmae.datasets.media import write_video
+from hicmae.datasets.synthetic import MIDDLE, Identity, Take
+from hicmae.datasets.synthetic.face import EYE_LINE
 from tests.datasets.making import make
 
 
@@ -204,3 +208,37 @@ def test_eyes_in_crops_that_follow_nothing_are_measured_on_demand(
     known = make([tmp_path / "a.mp4"], tmp_path / "1", size=160, eyes=True).fingerprint["eye_distance"]
     assert known and known[1] == pytest.approx(60 / 240, abs=0.01)
     assert make([tmp_path / "a.mp4"], tmp_path / "2", size=160).fingerprint["eye_distance"] is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_generated_faces_are_measured_where_they_are_drawn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    person = Identity.draw(rng)
+    take = Take.draw(rng, person, seconds=2.0, fps=12.5)
+    gauge, pose = Gauge(crop_detector()), take.expression(0)
+    for frame in take.video(0, 160):
+        gauge.look(frame)
+    found = gauge.measures()
+    unit = take.scene.unit  # half of the picture's width is 1
+    assert found["eye_distance"] == pytest.approx(person.eye_spacing * unit, abs=0.03)
+    drawn = (1 + MIDDLE + unit * (np.median(pose.y) + EYE_LINE)) / 2
+    assert found["eye_height"] == pytest.approx(drawn, abs=0.06)  # a detector takes the lids for the eye
+    assert found["roll"] == pytest.approx(np.degrees(np.median(pose.roll)), abs=4)
+
+
+def test_a_crop_that_follows_faces_matches_other_shards(tmp_path: Path) -> None:
+    for n in range(2):
+        rng = np.random.default_rng(n)
+        frames = Take.draw(rng, Identity.draw(rng), seconds=2.0, fps=12.5).video(0, 160)[:10]
+        write_video(tmp_path / f"{n}.mp4", frames, 12.5)
+    first = CropConfig(eye_distance=0.36, eye_height=0.46, shortest=0)
+    there = make([tmp_path], tmp_path / "out1", size=160, faces="mtcnn", crop=first)
+    here = make([tmp_path], tmp_path / "out2", size=160, eyes=True)
+    wanted = there.fingerprint
+    assert wanted["eye_distance"] and wanted["eye_distance"][1] == pytest.approx(0.36, abs=0.01)
+    assert [line for line in differences(here.fingerprint, wanted) if "eye distance" in line and "smaller" in line]
+    words = matching(here.fingerprint, wanted, here.preprocessing["crop"]).split(" ")
+    assert words[:2] == ["--faces", "mtcnn"]
+    told = {words[at].split(".")[1]: float(words[at + 1]) for at in (2, 4)}
+    again = make([tmp_path], tmp_path / "out3", size=160, faces="mtcnn", crop=CropConfig(**told, shortest=0))
+    assert not [line for line in differences(again.fingerprint, wanted) if "eye" in line]
