@@ -96,10 +96,13 @@ def _places(
     frames: Iterable[tuple[float, np.ndarray]], firsts: Sequence[int], lengths: Sequence[int]
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Number of the path, place in it, and frame, for all frames of all paths."""
+    waiting, going = sorted(range(len(firsts)), key=lambda n: -firsts[n]), list[int]()
     for number, (_, frame) in enumerate(frames):
-        for n, (first, length) in enumerate(zip(firsts, lengths, strict=True)):
-            if first <= number < first + length:
-                yield n, number - first, frame
+        while waiting and firsts[waiting[-1]] <= number:
+            going.append(waiting.pop())
+        going = [n for n in going if number < firsts[n] + lengths[n]]
+        for n in going:
+            yield n, number - firsts[n], frame
 
 
 def _found(frames: Sequence[np.ndarray], poses: np.ndarray, detector: Detector) -> np.ndarray:

@@ -60,12 +60,16 @@ def find_tracks(
     times: list[float] = []
     shots: list[int] = []
     tracks: list[Track] = []
+    live: list[Track] = []
     waiting: list[tuple[int, int, np.ndarray]] = []
 
     def look() -> None:
         for (number, shot, _), faces in zip(waiting, detector([frame for *_, frame in waiting]), strict=True):
-            fresh = (t for t in tracks if t.shot == shot and times[number] - times[t.frames[-1]] <= config.gap + 1e-6)
-            tracks.extend(_linked(list(fresh), faces, number, shot))
+            since = times[number] - config.gap - 1e-6
+            live[:] = [track for track in live if track.shot == shot and times[track.frames[-1]] >= since]
+            started = _linked(live, faces, number, shot)
+            live.extend(started)
+            tracks.extend(started)
         waiting.clear()
 
     cuts = _Cuts()
