@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from hicmae.configs.errors import UserError
 from hicmae.datasets.cards import load
 from hicmae.datasets.corpora import compare, inputs, read_corpus
+from hicmae.datasets.listing import find_videos
 from tests.datasets.corpora_trees import crema_d_names, enterface_names, ravdess_names, touch
 
 
@@ -149,3 +154,53 @@ def test_voxceleb2_pairs_clips_with_the_sound_files_of_the_release(tmp_path: Pat
         assert (item.group, item.label, item.extra) == ("voxceleb2-id00010", None, {"video": "video-0", "split": "dev"})
         assert item.sound and item.sound.relative_to(tmp_path).as_posix() == sounds[0]
     assert len(read_corpus("voxceleb2", tmp_path).left_out) == 2
+
+
+WORDS = st.sampled_from(
+    [
+        "01",
+        "02",
+        "03",
+        "08",
+        "24",
+        "25",
+        "1001",
+        "1091",
+        "1092",
+        "ANG",
+        "XX",
+        "s1",
+        "s44",
+        "an",
+        "5",
+        "id7",
+        "mp4",
+        "a b",
+    ]
+) | st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=5)
+FILES = st.builds(
+    lambda words, mark: mark.join(words), st.lists(WORDS, min_size=1, max_size=7), st.sampled_from("-_ /")
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(names=st.lists(FILES, max_size=8, unique=True), suffix=st.sampled_from([".mp4", ".flv", ".avi", ".AVI"]))
+@example(names=["01-01-03-01-02-01-25", "01-01-09-01-02-01-12", "02-01-03-01-02-01-12"], suffix=".mp4")
+@example(names=["1001_DFA_ANG_XX", "x/1001_DFA_ANG_XX", "1092_DFA_ANG_XX", "1001_DFA_BAD_XX"], suffix=".flv")
+@example(names=["s1_an_1", "s01_AN_1", "s45_an_1", "s1_an_1 ", "subject 1/s2_su_5"], suffix=".avi")
+@pytest.mark.parametrize("name", ["ravdess", "crema_d", "enterface05", "voxceleb2", "folder_per_class"])
+def test_every_video_of_any_tree_is_a_clip_or_left_out_or_a_problem(name: str, names: list[str], suffix: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for file in names:
+            path = Path(folder, *(part.strip(".") or "x" for part in f"{file}{suffix}".split("/")))
+            with contextlib.suppress(OSError):  # a name that is a folder elsewhere, or too long
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+        count = len(find_videos([folder])[0])
+        found = read_corpus(name, folder)
+        assert len(found.items) + len(found.problems) + sum(map(len, found.left_out.values())) == count
+        known = load(name).variant()
+        assert all(item.label in known.labels for item in found.items if known.labels)
+        assert all(
+            item.extra[known.column] in [fold.name for fold in known.folds] for item in found.items if known.folds
+        )

@@ -26,6 +26,14 @@ def test_videos_are_found_by_name_or_content_and_others_are_counted(tmp_path: Pa
     assert [item.source for item in items] == ["a/deep/c.MKV", "a/nameless", "b.mp4"] and others == 2
 
 
+def test_sound_and_pictures_lie_beside_videos_and_are_not_looked_into(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.m4a", "a.wav", "a/1.jpg", "b.flv"):
+        write(tmp_path / name, "")
+    video(tmp_path / "c.mkv").rename(tmp_path / "c.png")
+    items, others = find_videos([tmp_path])
+    assert [item.source for item in items] == ["a.mp4", "b.flv"] and others == 4
+
+
 def test_sources_do_not_depend_on_where_the_data_lies(tmp_path: Path) -> None:
     for root in ("here", "there/deeper"):
         for name in ("x/1.mp4", "y/2.mp4"):
