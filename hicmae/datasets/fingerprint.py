@@ -102,7 +102,10 @@ class Gauge:
         power = float(np.mean(np.square(sound, dtype=np.float64))) if sound is not None and len(sound) else 0.0
         if power > 1e-8:  # the silent samples' -80 dB
             values["loudness"] = 10 * float(np.log10(power))
-        return {name: round(value, 4) for name, value in values.items()}
+        # rounded, so that another processor's last bits do not show
+        return {
+            name: round(value, 3 if name in ("sharpness", "loudness", "roll") else 4) for name, value in values.items()
+        }
 
 
 def _eyes(faces: Faces) -> np.ndarray:
@@ -116,7 +119,7 @@ def _sharpness(crop: np.ndarray) -> float | None:
     picture = Image.fromarray(crop).convert("L").resize((SCALE, SCALE), Image.Resampling.BILINEAR)
     grey = np.asarray(picture, np.float32)
     edges = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    variance, power = float(grey.var()), float(np.square(edges).mean())
+    variance, power = float(grey.var(dtype=np.float64)), float(np.square(edges).mean(dtype=np.float64))
     return 10 * float(np.log10(power / variance)) if variance > 1 and power > 0 else None
 
 

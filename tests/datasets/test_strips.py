@@ -12,8 +12,9 @@ import webdataset
 from PIL import Image
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.crops import runs_of
 from hicmae.datasets.index import Index
-from hicmae.datasets.media import read_audio, read_frames, write_video
+from hicmae.datasets.media import VideoInfo, read_audio, read_frames, write_video
 from hicmae.datasets.shards import ShardConfig
 from hicmae.datasets.store import ClipStore
 from tests.datasets.making import make
@@ -132,3 +133,21 @@ def test_the_given_square_is_cut_out_and_turned_videos_stand_upright(tmp_path: P
 def test_a_setting_that_cannot_be_is_refused_with_the_rule(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ShardConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("box", "size", "rows", "columns"),
+    [
+        ((32, 0, 160, 160), 160, slice(0, 160), slice(32, 192)),
+        ((16, 0, 192, 192), 192, slice(0, 192), slice(16, 208)),
+    ],
+)
+def test_a_box_gives_the_published_crop_of_voxceleb2(
+    box: tuple[int, int, int, int], size: int, rows: slice, columns: slice
+) -> None:
+    frame = np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)
+    info = VideoInfo(
+        container="mov", codec="h264", frames=1, seconds=1, fps=25, width=224, height=224, rotation=0, has_audio=False
+    )
+    (run,) = runs_of(Path("a.mp4"), ShardConfig(box=box, size=size), info, lambda: iter(()), source="a.mp4")
+    assert np.array_equal(run.square(frame, 0, size)[0], frame[rows, columns])

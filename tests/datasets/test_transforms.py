@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hicmae.datasets import policy
-from hicmae.datasets.crops import runs_of
 from hicmae.datasets.draws import Draws
-from hicmae.datasets.media import VideoInfo
-from hicmae.datasets.strips import ShardConfig
 from hicmae.datasets.transforms import (
     AugmentConfig,
     Mixup,
@@ -108,24 +104,6 @@ def test_multi_scale_crops_are_the_published_ones(
     for _ in range(4000):
         multi_scale_crop(frame, size, shared)
     assert set(seen) == published_crops(height, width, size)
-
-
-@pytest.mark.parametrize(
-    ("box", "size", "rows", "columns"),
-    [
-        ((32, 0, 160, 160), 160, slice(0, 160), slice(32, 192)),
-        ((16, 0, 192, 192), 192, slice(0, 192), slice(16, 208)),
-    ],
-)
-def test_a_box_gives_the_published_crop_of_voxceleb2(
-    box: tuple[int, int, int, int], size: int, rows: slice, columns: slice
-) -> None:
-    frame = picture(224, 224).permute(1, 2, 0).numpy()
-    info = VideoInfo(
-        container="mov", codec="h264", frames=1, seconds=1, fps=25, width=224, height=224, rotation=0, has_audio=False
-    )
-    (run,) = runs_of(Path("a.mp4"), ShardConfig(box=box, size=size), info, lambda: iter(()), source="a.mp4")
-    assert np.array_equal(run.square(frame, 0, size)[0], frame[rows, columns])
 
 
 def test_a_small_frame_is_cropped_within_its_bounds() -> None:
