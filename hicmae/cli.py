@@ -270,7 +270,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
     sub = add(
         "shard",
         _shard,
-        "turn video files or folders (mp4, mov, mkv, webm, avi) into training shards",
+        "turn videos (mp4, mov, mkv, webm, avi, flv), or a corpus by its card, into training shards",
         "hicmae.datasets:ShardConfig",
     )
     sub.add_argument("videos", nargs="*", metavar="VIDEO", help="video files or folders, searched through")
@@ -282,7 +282,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
     sub.add_argument("--workers", type=int, default=0, metavar="N", help="processes on this machine (%(default)s)")
     sub.add_argument("--engine", choices=["processes", "ray"], default="processes", help="who works (%(default)s)")
 
-    sub = add("check", _check, "validate a list, videos or shards before training; exit code 1 if there are problems")
+    words = "validate a list, videos, shards or a copy of a corpus before training; exit code 1 if there are problems"
+    sub = add("check", _check, words)
     sub.add_argument("path", nargs="?", help="a csv list, a video, a folder of videos, or a folder of shards")
     _corpus_words(sub)
     sub.add_argument("--html", metavar="FILE", help="of shards: write a page with a contact sheet and histograms")

@@ -206,7 +206,7 @@ class Index:
 
     def describe(self) -> str:
         """What was made and what was left out, in lines to be read."""
-        lines = [f"{self.folder}: {self}"]
+        lines = [f"{self.folder}: {self}", *([f"  protocol {self.protocol}"] if self.protocol else [])]
         lines += [f"  skipped {skip.source}: it {skip.reason}; {skip.remedy}" for skip in self.skipped[:20]]
         if len(self.skipped) > 20:
             lines.append(f"  … and {len(self.skipped) - 20} more, all named in {self.folder}/shard-*.jsonl")

@@ -59,6 +59,14 @@ def test_parts_of_a_corpus_are_its_shards(copy: Path, shards: Path, tmp_path: Pa
     assert np.array_equal(Index.load(tmp_path / "o").sha256, Index.load(shards).sha256)
 
 
+def test_what_is_left_out_and_what_the_card_says_is_said(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs("crema_d", copy, "4class")
+    said = capsys.readouterr().err
+    assert "crema_d/4class-intended/subject-5fold: 8 clips where the card says 4,896" in said
+    inputs("crema_d", copy, "6class")
+    assert "6class-intended" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", [str, Path])
 def test_a_condition_chooses_a_fold_and_its_opposite_the_rest(shards: Path, form: type) -> None:
     whole, test, train = (Index.load(form(f"{shards}{words}")) for words in ("", "@fold=1", "@fold!=1"))

@@ -13,6 +13,7 @@ from hicmae.datasets.corpora import annotated, named
 from hicmae.datasets.corpora.found import Found
 from hicmae.datasets.listing import Item
 from hicmae.datasets.strips import ShardConfig
+from hicmae.runtime.log import say
 
 __all__ = ["READERS", "inputs", "read_corpus"]
 
@@ -53,6 +54,8 @@ def inputs(
 ) -> tuple[list[Item], ShardConfig]:
     """What `write_shards` is to be called with: the clips, and the configuration with the card's labels and protocol.
 
+    What is left out, and where the number of clips is not the card's, is said on stderr.
+
     Raises:
         UserError: the copy cannot be read as the card says, or a clip or a line of its annotation is wrong.
     """
@@ -70,4 +73,9 @@ def inputs(
     if labels and config.classes is not None and sorted(config.classes) != sorted(labels):
         raise UserError(f"shard.classes must be the card's labels in another order: {', '.join(labels)}")
     protocol = found.card.protocol(found.variant)
+    expected = found.variant.clips
+    more = f" where the card says {expected:,}" if expected not in (None, len(found.items)) else ""
+    say(f"{protocol}: {len(found.items):,} clips{more}")
+    for reason, names in sorted(found.left_out.items()):
+        say(f"  {len(names):,} left out, {reason}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}")
     return found.items, dataclasses.replace(config, classes=config.classes or labels or None, protocol=protocol)
