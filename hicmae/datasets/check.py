@@ -215,6 +215,7 @@ def _check_shards(
         "with sound": int(index.sound.sum()),
         **({"of it silent": int(index.silent.sum())} if index.silent.any() else {}),
         **_labels([index.classes[n] if n >= 0 else None for n in index.labels], index.groups.tolist()),
+        **({"protocol": index.protocol} if index.protocol else {}),
         "skipped videos": len(index.skipped),
     }
     if (html is not None or like is not None) and not index.fingerprint["eye_distance"]:

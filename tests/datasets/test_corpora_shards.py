@@ -11,6 +11,7 @@ import pytest
 
 from hicmae.cli import main
 from hicmae.configs.errors import UserError
+from hicmae.datasets.check import check
 from hicmae.datasets.corpora import compare, inputs
 from hicmae.datasets.index import Index
 from hicmae.datasets.shards import write_shards
@@ -46,6 +47,7 @@ def test_a_corpus_becomes_one_set_of_labelled_folded_shards(shards: Path) -> Non
     assert list(index.extra["fold"]) == ["1", "1", "2", "2", "3", "3", "5"] and index.sound.all()
     assert [index.classes[label] for label in index.labels[:2]] == ["sad", "happy"]
     assert index.groups[0] == "crema_d-1001"
+    assert check(shards, progress=False).summary["protocol"] == index.protocol
     assert [(skip.source, skip.reason[:10]) for skip in index.skipped] == [
         ("VideoFlash/1090_DFA_HAP_XX.flv", "is cut off")
     ]
