@@ -48,8 +48,10 @@ def sheet(
             ("skipped", f"{len(index.skipped):,}", "videos, told of below" if index.skipped else "videos"),
         ]
     )
-    for problem in problems:
+    for problem in problems[:20]:
         page.note(str(problem))
+    if len(problems) > 20:
+        page.note(f"and {len(problems) - 20} problems more: hicmae check {index.folder}")
     for note in notes:
         page.note(note)
     page.heading("Measured")

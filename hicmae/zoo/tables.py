@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
+from hicmae.datasets import fingerprint
 from hicmae.zoo.catalogue import Card, Cost, Result, card, cards
 
 __all__ = ["comparison", "information", "listing", "readme"]
@@ -59,6 +60,11 @@ def information(name: str) -> str:
     for title, items in (("known", about.preprocessing.known), ("unknown", about.preprocessing.unknown)):
         for item in items:
             lines += _wrapped(f"preprocessing, {title}: {item}")
+    if about.preprocessing.fingerprint:
+        measured = ", ".join(
+            f"{words} {values}" for words, values in fingerprint.rows(it=about.preprocessing.fingerprint)[1]
+        )
+        lines += _wrapped(f"its data measure, median (5 to 95 %): {measured}")
     lines += ["", *_wrapped(f"intended use: {about.intended_use}"), *_wrapped(f"out of scope: {about.out_of_scope}")]
     if about.note:
         lines += ["", *_wrapped(f"note: {about.note}")]

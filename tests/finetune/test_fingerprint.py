@@ -29,3 +29,4 @@ def test_the_fingerprint_travels_to_checkpoint_card_and_evaluation(
     done = zoo.convert(file, tmp_path / "mine.safetensors")
     stated = {name: values for name, values in trained.items() if values}
     assert {name: list(values) for name, values in zoo.fingerprint(done.card).items()} == stated
+    assert "frame rate 12.5 fps (12.5 to 12.5)" in " ".join(zoo.information(str(done.card)).split())
