@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hicmae.datasets.check import Report
+    from hicmae.datasets.faces import CropConfig
     from hicmae.datasets.fbank import SoundAugmentConfig, SoundConfig, log_mel
     from hicmae.datasets.index import Index
     from hicmae.datasets.media import MediaError, VideoInfo, open_video, read_audio, read_frames, write_video
@@ -24,6 +25,7 @@ _HOME = {
     "Clip": "samples",
     "ClipStore": "store",
     "Corpus": "synthetic",
+    "CropConfig": "faces",
     "Index": "index",
     "JpegStrip": "samples",
     "MediaError": "media",
@@ -57,6 +59,7 @@ __all__ = [
     "Clip",
     "ClipStore",
     "Corpus",
+    "CropConfig",
     "Index",
     "JpegStrip",
     "MediaError",

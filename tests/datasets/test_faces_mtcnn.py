@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hicmae.configs.errors import UserError
 from hicmae.datasets.faces.mtcnn import Mtcnn
@@ -49,6 +50,13 @@ def test_a_batch_gives_what_its_frames_give_alone(detector: Mtcnn) -> None:
     for frame, found in zip(frames, together, strict=True):
         (alone,) = detector([frame])
         assert np.allclose(alone.points, found.points, atol=1e-2) and np.allclose(alone.scores, found.scores, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_finds_what_the_cpu_finds(detector: Mtcnn) -> None:
+    frames = [scene([(100 + 20 * n, 120, 0.8, 5 * n)]) for n in range(3)]
+    for ours, theirs in zip(detector(frames), Mtcnn(device="cuda")(frames), strict=True):
+        assert np.allclose(ours.points, theirs.points, atol=0.5) and np.allclose(ours.scores, theirs.scores, atol=0.01)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 300), (16, 16), (240, 320)])

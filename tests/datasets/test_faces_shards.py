@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hicmae.configs import load
 from hicmae.configs.errors import UserError
@@ -97,6 +98,14 @@ def test_a_video_without_a_face_is_skipped_with_the_reason_or_cut_at_its_centre(
     assert list(index.keys) == ["face"] and index.reasons() == {"shows no face that was found": 1}
     index = make(both, tmp_path / "centre", faces="mtcnn", crop=CropConfig(missing="centre"))
     assert [crop["kind"] for crop in recipes(index)] == ["centre", "mtcnn"]
+
+
+def test_a_picture_is_a_clip_of_one_frame_with_a_face_too(tmp_path: Path) -> None:
+    Image.fromarray(scene([(160, 110, 1, 20)])).save(tmp_path / "a.png")
+    index = make([tmp_path / "a.png"], tmp_path / "out", faces="mtcnn", images=True)
+    (x, y, roll, width), *others = recipes(index)[0]["path"]
+    assert (x, y) == pytest.approx((160, 110), abs=4) and roll == pytest.approx(22.6, abs=4) and not others
+    assert index.frames[0] == 1 and width == pytest.approx(43.5 / 0.28, rel=0.1)
 
 
 def test_the_same_video_gives_the_same_bytes_on_any_number_of_threads(tmp_path: Path) -> None:
