@@ -147,10 +147,8 @@ def differences(here: Fingerprint, there: Fingerprint) -> list[str]:
         if low - quantity.slack <= middle <= high + quantity.slack:
             continue
         meaning = quantity.less if middle < low else quantity.more
-        told.append(
-            f"{quantity.words} {quantity.show(middle)} here, {quantity.show(low)} to {quantity.show(high)} there "
-            f"({meaning})"
-        )
+        span = " to ".join(dict.fromkeys((quantity.show(low), quantity.show(high))))
+        told.append(f"{quantity.words} {quantity.show(middle)} here, {span} there ({meaning})")
     return told
 
 

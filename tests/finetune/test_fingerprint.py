@@ -23,7 +23,7 @@ def test_the_fingerprint_travels_to_checkpoint_card_and_evaluation(
     assert not [note for note in alike.notes if "unlike those" in note]
     slow = make_shards(tmp_path, rows(2), max_fps=6.3)
     (note,) = (note for note in evaluate(recipe.out, [slow], device="cpu", show=False).notes if "unlike those" in note)
-    assert "frame rate 6.2 fps here, 12.5 fps to 12.5 fps there (the same frames span more time)" in note
+    assert "frame rate 6.2 fps here, 12.5 fps there (the same frames span more time)" in note
     page = (Path(recipe.out) / "evaluation" / "evaluation.html").read_text()
     assert "Clips as measured" in page and "unlike those" in page
     done = zoo.convert(file, tmp_path / "mine.safetensors")
