@@ -133,9 +133,13 @@ def read_list(path: str | Path, root: str | Path | None = None) -> tuple[list[It
     first = next((line for line in lines if line.strip()), "")
     if not first:
         raise UserError(f"{path} is empty; a list has one video per line")
-    header = [name.strip().lower() for name in next(csv.reader([first]))]
-    if "path" in header:
-        rows, problems = _csv_rows(path, text)
+    try:
+        header = [name.strip().lower() for name in next(csv.reader([first]))]
+        table = _csv_rows(path, text) if "path" in header else None
+    except csv.Error as error:  # a cell of more than 128 KiB, say
+        raise UserError(f"{path} is no csv file that can be read ({error}); write it anew") from error
+    if table is not None:
+        rows, problems = table
     elif len(header) > 1 and Path(header[0]).suffix not in SUFFIXES | IMAGE_SUFFIXES and not _blank_separated(first)[1]:
         raise UserError(f"{path}:1: no column is called `path` (there are {', '.join(header)}); name the columns")
     else:

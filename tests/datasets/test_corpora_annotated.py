@@ -77,6 +77,7 @@ def test_dfew_is_read_from_its_official_files(tmp_path: Path) -> None:
         ("test(single-labeled)/set_2.csv", "3,7", "1,3", r"set_2\.csv:2: is 00001 again"),
         ("train(single-labeled)/set_2.csv", "1,3", "3,7", r"train.*set_2\.csv:\d: trains on 3, which 2 tests"),
         ("train(single-labeled)/set_2.csv", "1,3", "1,4", r"says 4 of 1, where set_1\.csv:2 says 3"),
+        ("train(single-labeled)/set_2.csv", "1,3", "1" * 200_000, r"train.*set_2\.csv is no csv file that can be read"),
         ("train(single-labeled)/set_2.csv", "1,3\n", "", r"lacks 1 clips that other folds test"),
     ],
 )

@@ -1,9 +1,12 @@
 """Files, folders and lists are found whole, and what is wrong with a list is said line by line."""
 
+import csv
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from hicmae.configs.errors import UserError
 from hicmae.datasets.listing import find_videos, is_list, keys_of, read_list
@@ -128,6 +131,7 @@ def test_every_wrong_line_is_named_with_its_remedy(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"file,label\na.mp4,x\n", "no column is called `path` .there are file, label"),
         ("é".encode("latin-1") * 9, "is not UTF-8 text"),
+        (b"path\n" + b"a" * 200_000, "is no csv file that can be read .field larger than"),
     ],
 )
 def test_a_list_that_cannot_be_read_is_refused_in_words(tmp_path: Path, data: bytes, message: str) -> None:
@@ -141,3 +145,35 @@ def test_a_list_is_told_from_a_video(tmp_path: Path) -> None:
     assert is_list(write(tmp_path / "a.csv", "path\n")) and is_list(write(tmp_path / "a.lst", "a.mp4 0"))
     assert not is_list(write(tmp_path / "a.mp4", "path\n")) and not is_list(video(tmp_path / "b.mkv"))
     assert not is_list(tmp_path) and not is_list(tmp_path / "none.csv")
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=5, unique_by=lambda row: row[0].strip().lower()))
+@example(
+    rows=[('my "best", clip.mp4', "it's"), ("'; drop\ttable", "0"), ("лицо 顔 é.mp4", "radość"), ("#a.mp4", "path")]
+)
+def test_quotes_blanks_commas_and_other_alphabets_come_through_a_list(
+    tmp_path: Path, rows: list[tuple[str, str]]
+) -> None:
+    with (tmp_path / "list.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    items, problems = read_list(tmp_path / "list.csv")
+    told = {(item.path, item.label) for item in items}
+    for name, label in rows:
+        path = Path(os.path.normpath(tmp_path / name.strip()))
+        assert (path, label.strip()) in told or problems or not name.strip()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(raw=st.binary(max_size=80) | st.text(max_size=60).map(lambda text: f"path,label\n{text}".encode()))
+def test_any_bytes_are_a_list_or_refused_in_words(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "list.csv").write_bytes(raw)
+    try:
+        items, problems = read_list(tmp_path / "list.csv")
+    except UserError as error:
+        assert "list.csv" in str(error)
+        return
+    assert all(item.source and item.line for item in items) and all(problem.line for problem in problems)

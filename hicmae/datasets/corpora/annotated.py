@@ -262,17 +262,18 @@ def _blank_separated(path: Path, found: Found | None = None) -> list[_Line]:
 def _table(path: Path, clip: str, label: str) -> list[_Line]:
     """A csv file with a header that names at least the columns `clip` and `label`."""
     reader = csv.reader(_text(path).splitlines())
-    header = [name.strip() for name in next(reader, [])]
+    try:
+        (_, header), *rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader] or [(0, [])]
+    except csv.Error as error:
+        raise UserError(f"{path} is no csv file that can be read ({error}); take the corpus' own file") from error
     lacking = [name for name in (clip, label) if name not in header]
     if lacking:
         raise UserError(f"{path} has no column {', '.join(lacking)} (there are {', '.join(header) or 'none'})")
-    lines = []
-    for cells in reader:
+    at, what = header.index(clip), header.index(label)
+    for number, cells in rows:
         if len(cells) != len(header):
-            raise UserError(f"{path}:{reader.line_num}: has {len(cells)} columns where the header has {len(header)}")
-        row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        lines.append(_Line(path, reader.line_num, row[clip], (row[label],)))
-    return lines
+            raise UserError(f"{path}:{number}: has {len(cells)} columns where the header has {len(header)}")
+    return [_Line(path, number, cells[at], (cells[what],)) for number, cells in rows]
 
 
 def _text(path: Path) -> str:
