@@ -9,9 +9,11 @@ in the epoch, where it gives several. Augmentation and masks are drawn from it, 
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import math
 import signal
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -117,7 +119,7 @@ class Stream:
         self._plan.epoch, self._plan.batches = epoch, self._micro_batches(epoch, start)
         self._limit.bad.clear()
         step: list[Batch] = []
-        for batch in self._loader:
+        for batch in _read(self._loader):
             self._limit.count(batch)
             if not batch["key"]:
                 raise self._limit.error("a whole micro-batch")
@@ -198,7 +200,7 @@ def evaluate_batches(
     plan.batches = [np.arange(at, min(at + batch_size, last)) for at in range(first, last, batch_size)]
     held: Batch | None = None  # a batch without a usable sample passes on what it skipped
     skipped: list[tuple[str, str]] = []
-    for batch in _loader(_Batches(index, list(views), 0, replace=False), plan, workers):
+    for batch in _read(_loader(_Batches(index, list(views), 0, replace=False), plan, workers)):
         limit.count(batch)
         if not batch["key"]:
             skipped += batch["skipped"]
@@ -305,6 +307,30 @@ def _loader(batches: _Batches, plan: _Plan, workers: int) -> DataLoader[Batch]:
         worker_init_fn=_leave_signals_to_the_run,
         generator=torch.Generator().manual_seed(0),  # its own, so that a run's generator is left alone
     )
+
+
+def _read(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """The batches of a loader, whose readers end with the run even where it ends by an error while they read ahead."""
+    batches: Any = iter(loader)
+    if loader.num_workers:
+        # registered after multiprocessing's own, so run before it: that one would wait for readers deaf to SIGTERM
+        if not _READERS:
+            atexit.register(_end_readers)
+        _READING.add(batches)
+        _READERS.update(batches._workers)
+    yield from batches
+
+
+_READING: weakref.WeakSet[Any] = weakref.WeakSet()
+_READERS: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _end_readers() -> None:
+    for batches in list(_READING):
+        batches._shutdown_workers()
+    for reader in list(_READERS):  # a loader that the garbage collector found cannot tell its readers to end
+        if reader.is_alive():
+            reader.kill()
 
 
 def _leave_signals_to_the_run(_: int) -> None:
