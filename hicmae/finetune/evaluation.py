@@ -259,9 +259,10 @@ def report_on(
     folders = list(dict.fromkeys(str(shard.path.parent) for shard in index.shards))
     confusion = confusion_matrix(truth, guess, len(labels))
     figures = scores(confusion)
+    taken = f"@{index.selection}" if index.selection else ""
     unit = f"{len(set(groups))} groups" if groups is not None else "clip-level (groups unknown)"
     return Report(
-        title=f"{meta['name']}{f' ({modality} alone)' if modality else ''} on {', '.join(folders)}",
+        title=f"{meta['name']}{f' ({modality} alone)' if modality else ''} on {', '.join(folders)}{taken}",
         labels=labels,
         scores=figures,
         intervals=bootstrap(truth, guess, groups, len(labels), samples=DRAWS),
@@ -273,7 +274,9 @@ def report_on(
         guess=guess,
         probabilities=probabilities,
         protocol={
+            **({"protocol": f"{index.protocol}/last"} if index.protocol else {}),
             "data": folders,
+            **({"samples with": index.selection} if index.selection else {}),
             "weights": f"{'averaged weights' if meta.get('ema') else 'weights'} of step {meta.get('step', 'unknown')}",
             "selection": "last checkpoint; no epoch was chosen by its score",
             "input": str(inputs),

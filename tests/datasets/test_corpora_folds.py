@@ -29,3 +29,5 @@ def test_a_fold_is_tested_on_people_that_were_not_trained_on(tmp_path: Path) -> 
     report = finetune.evaluate(tmp_path / "run", show=False)
     assert sorted(set(report.groups or ())) == ["crema_d-1001", "crema_d-1018"] and len(report.truth) == 8
     assert report.labels == ("anger", "happy", "neutral", "sad")
+    assert report.protocol["protocol"] == "crema_d/4class-intended/subject-5fold/last"
+    assert report.protocol["samples with"] == "fold=1" and report.title.endswith("@fold=1")
