@@ -4,6 +4,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -276,3 +278,48 @@ def test_memory_stays_flat_over_hundreds_of_files(tmp_path: Path) -> None:
 def test_memory_stays_flat_over_ten_thousand_files(tmp_path: Path) -> None:
     sizes = grown(tiny(tmp_path / "clips", 10_000), tmp_path / "out", 200, ShardConfig(size=16, per_shard=50))
     assert sizes[-1] - sizes[10] < 30, sizes
+
+
+@pytest.mark.slow  # 30 s: a cluster starts, and its workers import torch
+@pytest.mark.filterwarnings("ignore")
+def test_a_ray_cluster_writes_the_shards_of_one_run(whole: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    clips, expected = whole
+    try:
+        write_part([clips], tmp_path / "out", 1, 2, config=CONFIG, progress=False, engine="ray")
+        (tmp_path / "out" / "shard-000003.tar" / "in the way").mkdir(parents=True)
+        with pytest.raises(UserError, match=r"cannot write .*shard-000003\.tar"):
+            write_shards([clips], tmp_path / "out", config=CONFIG, progress=False, engine="ray")
+        shutil.rmtree(tmp_path / "out" / "shard-000003.tar")
+        write_shards([clips], tmp_path / "out", config=CONFIG, progress=False, engine="ray")
+    finally:
+        ray.shutdown()
+    assert contents(tmp_path / "out") == expected
+
+
+def test_without_ray_its_engine_says_what_to_install(
+    whole: tuple[Path, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r'needs Ray: pip install "hicmae\[ray\]"'):
+        write_shards([whole[0]], tmp_path / "out", config=CONFIG, progress=False, engine="ray")
+
+
+def test_the_slurm_script_divides_the_work_and_merges_last(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "datasets" / "shard.slurm.sh"
+    for name in ("hicmae", "sbatch"):
+        (tmp_path / name).write_text(f'#!/bin/bash\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_JOB_ID": "99", "SLURM_CPUS_PER_TASK": "8"}
+
+    def said(task: int, **more: str) -> list[str]:
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": str(task), **slurm, **more}
+        words = ["bash", str(script), "my videos", "out", "--size", "96"]
+        return subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    assert said(3) == ["hicmae shard my videos --out out --size 96 --part 3/4 --workers 8"]
+    assert said(7, PARTS="128") == ["hicmae shard my videos --out out --size 96 --part 7/128 --workers 8"]
+    merge, first = said(1)
+    assert merge.startswith("sbatch --array=1 ") and "--dependency=afterok:99" in merge and "MERGE=1" in merge
+    assert merge.endswith("my videos out --size 96") and first.endswith("--part 1/4 --workers 8")
+    assert said(1, MERGE="1") == ["hicmae shard my videos --out out --size 96 --merge"]

@@ -127,7 +127,7 @@ def test_wrong_bytes_are_skipped_counted_and_listed(shards: Index, server: Serve
     bad = [key for batch in found for key, _ in batch["skipped"]]
     assert bad == list(index.keys[(index.shard == 3)])
     assert all("are not those that were written" in why for batch in found for _, why in batch["skipped"])
-    with pytest.raises(UserError, match=r"3 clips .*more than max_bad_share = 0\.1 of 26"):
+    with pytest.raises(UserError, match=r"4 clips .*more than max_bad_share = 0\.1 of 26"):
         steps(index, shuffle=False, max_bad_share=0.1)
 
 
