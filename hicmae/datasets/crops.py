@@ -140,7 +140,7 @@ def _followed(path: File, config: ShardConfig, picture: tuple[int, int], frames:
         try:
             tracks = read_tracks(files, times, picture, crop)
         except UserError as error:
-            reason, _, remedy = str(error).rpartition("; ")
+            reason, _, remedy = str(error).replace(f"{crop.tracks}/", "").rpartition("; ")
             raise MediaError(path, f"has a track file that cannot be used ({reason})", remedy) from None
         return paths_of(chosen(tracks, crop.several), times, crop)
     first, closer = _detectors(crop.smallest, crop.device)

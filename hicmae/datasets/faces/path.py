@@ -57,9 +57,8 @@ def paths_of(
     """
     firsts, rough, points = [], [], []
     for track in tracks:
-        beyond = (
-            config.every - 1 if detector is not None else 0
-        )  # not searched: the face may be there already, or still
+        # frames that were not searched: the face may be there already, or still
+        beyond = config.every - 1 if detector is not None else 0
         first = max(track.shot, track.frames[0] - beyond)
         end = min(track.end, track.frames[-1] + beyond + 1)
         firsts.append(first)
@@ -74,8 +73,8 @@ def paths_of(
             for _ in range(_ROUNDS):
                 found = _found([frame for *_, frame in batch], poses, detector)
                 poses = np.where(np.isnan(found[:, 0, :1]), poses, pose_of(found))
-            for (n, place, _), here in zip(batch, found, strict=True):
-                points[n][place] = here
+                for (n, place, _), here in zip(batch, found, strict=True):
+                    points[n][place] = np.where(np.isnan(here), points[n][place], here)
     return [_path(*each, times, config) for each in zip(firsts, rough, points, strict=True)]
 
 
