@@ -125,7 +125,7 @@ class Remote:
         try:
             store, path = fsspec.core.url_to_fs(self._address())  # kept by fsspec, for each process its own
         except ImportError as error:
-            raise UserError(f'{self.url} needs {error.name or error}: pip install "hicmae[remote]"') from error
+            raise UserError(f'{self.url} cannot be read ({error}): pip install "hicmae[remote]"') from error
         except ValueError as error:
             raise UserError(f"{self.url}: {error}") from error
         try:

@@ -179,7 +179,8 @@ class _Plan:
                 raise UserError(f"{self.out} holds shards that were not made by this version; {remedy}")
             write_text(path, json.dumps(mine, indent=1) + "\n", first=True)
         theirs = read_json(path)
-        old = theirs.get("config", {})
+        if not isinstance(theirs, dict) or not isinstance(old := theirs.get("config", {}), dict):
+            raise UserError(f"{path} is damaged; {remedy}")
         changed = [f"{name} is {new.get(name)}, was {old.get(name)}" for name in new if new.get(name) != old.get(name)]
         if changed or theirs.get("version") != FORMAT:
             what = "; ".join(changed) or "version"

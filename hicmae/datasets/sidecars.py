@@ -102,11 +102,13 @@ def summary_of(folder: Path | Remote) -> dict[str, Any] | Problem:
     summary = read_json(folder / "index.json")
     if summary is None:
         begun = read_json(folder / "config.json")
-        if begun is None:
+        if not isinstance(begun, dict):
             return problem("holds no shards (no index.json)", make)
         if isinstance(folder, Remote):
             return problem("is not finished (no index.json)", "finish it, then copy it there again")
-        reason = f"is not finished ({len(list(folder.glob('shard-*.jsonl')))} of {begun['shards']} shards are there)"
+        reason = (
+            f"is not finished ({len(list(folder.glob('shard-*.jsonl')))} of {begun.get('shards')} shards are there)"
+        )
         if any(folder.glob("parts-*")):
             return problem(reason, "give the commands of its parts once more, then the one with --merge")
         return problem(reason, "give the command that began it once more")

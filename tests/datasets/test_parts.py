@@ -166,6 +166,11 @@ def test_merging_names_what_is_missing_and_who_makes_it(whole: tuple[Path, dict[
         merge_shards([clips], tmp_path / "out", config=CONFIG, progress=False)
     assert "--part 1/4 (1 of them), --part 2/4 (4 of them), --part 3/4 (1 of them), --part 4/4" in str(caught.value)
     assert not (tmp_path / "out" / "index.json").exists()
+    (tmp_path / "out" / "config.json").rename(tmp_path / "kept")
+    (tmp_path / "out" / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config\.json is damaged; choose another --out"):
+        merge_shards([clips], tmp_path / "out", config=CONFIG, progress=False)
+    (tmp_path / "kept").rename(tmp_path / "out" / "config.json")
     all_parts_and_merge(clips, tmp_path / "out", 4, CONFIG)
     assert contents(tmp_path / "out") == expected
 

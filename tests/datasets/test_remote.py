@@ -3,6 +3,7 @@
 import http.server
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -215,6 +216,14 @@ def test_object_stores_are_read_through_fsspec(shards: Index) -> None:
 def test_an_address_nobody_knows_is_refused() -> None:
     with pytest.raises(UserError, match="Protocol not known: gopher"):
         Index.load("gopher://host/shards")
+
+
+def test_a_store_whose_reader_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(
+        UserError, match=r's3://bucket/shards cannot be read \(.*s3fs.*\): pip install "hicmae\[remote\]"'
+    ):
+        Index.load("s3://bucket/shards")
 
 
 def test_commands_are_run_only_where_the_environment_allows_it(shards: Index, monkeypatch: pytest.MonkeyPatch) -> None:
