@@ -1,4 +1,4 @@
-"""Figures of merit of a classification, all from one confusion matrix, and how far they can be trusted."""
+"""Figures of merit of classes, all from one confusion matrix, and of numbers, and how far they can be trusted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-__all__ = ["Estimate", "Scores", "bootstrap", "confusion_matrix", "scores"]
+__all__ = [
+    "Estimate",
+    "Regression",
+    "Scores",
+    "bootstrap",
+    "bootstrap_regression",
+    "confusion_matrix",
+    "mer_multi",
+    "regression",
+    "scores",
+]
 
 
 class Estimate(NamedTuple):
@@ -48,6 +58,33 @@ class Scores:
     """Per class, samples in the truth."""
     absent: tuple[int, ...]
     """Classes without a sample in the truth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """How far D predicted values lie from the truth; each figure is D numbers, one per value."""
+
+    mae: tuple[float, ...]
+    """Mean absolute error."""
+    acc: tuple[float, ...]
+    """1 - MAE (ChaLearn; for values in [0, 1])."""
+    mse: tuple[float, ...]
+    """Mean squared error."""
+    rmse: tuple[float, ...]
+    """Its root."""
+    pcc: tuple[float, ...]
+    """Pearson's correlation coefficient; 0 where truth or prediction is constant."""
+    ccc: tuple[float, ...]
+    """Lin's concordance correlation coefficient with moments over N (ddof 0); 0 likewise."""
+    ccc_unbiased: tuple[float, ...]
+    """The same with variances and covariance over N - 1 (ddof 1), as the published evaluation of Werewolf-XL has it."""
+    notes: tuple[str, ...]
+    """Values whose correlations are not defined, and why."""
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Every figure averaged over the values."""
+        return {name: float(np.mean(getattr(self, name))) for name in _REGRESSION}
 
 
 def confusion_matrix(
@@ -118,9 +155,7 @@ def bootstrap(
         kinds[np.arange(len(rows)), rows * classes + columns] = 1
         counts = confusion[rows, columns]
     else:
-        if len(groups) != len(truth):
-            raise ValueError(f"{len(groups)} groups for {len(truth)} predictions")
-        _, number = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
+        number = _numbers(groups, len(truth))
         matrices = np.zeros((number.max() + 1, classes * classes))
         np.add.at(matrices, (number, truth * classes + predicted), 1)
         kinds, counts = np.unique(matrices, axis=0, return_counts=True)
@@ -132,6 +167,122 @@ def bootstrap(
     return {
         name: Estimate(float(found[name]), *np.percentile(values, [tail, 100 - tail]).tolist())
         for name, values in figures.items()
+    }
+
+
+def regression(
+    truth: NDArray[np.floating], predicted: NDArray[np.floating], names: Sequence[str] | None = None
+) -> Regression:
+    """Figures of N predictions of D values, from (N, D) and (N, D), or (N,) and (N,) for one value.
+
+    Raises ValueError for other shapes, for no predictions and for numbers that are not finite. `names` (D,) are used in
+    the notes.
+    """
+    t, p = _values(truth, predicted)
+    figures = {name: tuple(values.tolist()) for name, values in _distances(_moments(t, p).sum(0), _shift(t, p)).items()}
+    notes = []
+    for d, name in enumerate(names or [f"value {d + 1}" for d in range(t.shape[1])]):
+        flat = [word for word, column in (("truth", t[:, d]), ("prediction", p[:, d])) if np.ptp(column) == 0]
+        if flat:
+            why = "there is one sample" if len(t) == 1 else f"no variation in its {' and '.join(flat)}"
+            notes.append(f"{name}: {why}, so that PCC and CCC are not defined; they are given as 0.")
+    return Regression(**figures, notes=tuple(notes))
+
+
+def bootstrap_regression(
+    truth: NDArray[np.floating],
+    predicted: NDArray[np.floating],
+    groups: Sequence[str] | NDArray[np.str_] | None,
+    *,
+    samples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """The figures of `Regression.mean` with percentile intervals under resampling of whole groups, as `bootstrap`."""
+    t, p = _values(truth, predicted)
+    moments = _moments(t, p)
+    if groups is not None:  # the figures of any resampling follow from sums over its groups
+        number = _numbers(groups, len(t))
+        sums = np.zeros((number.max() + 1, *moments.shape[1:]))
+        np.add.at(sums, number, moments)
+        moments = sums
+    shift, drawn = _shift(t, p), np.random.default_rng(seed)
+    values: dict[str, list[float]] = {name: [] for name in _REGRESSION}
+    for _ in range(samples):
+        picked = np.bincount(drawn.integers(0, len(moments), len(moments)), minlength=len(moments))
+        for name, value in _distances(np.tensordot(picked, moments, 1), shift).items():
+            values[name].append(float(value.mean()))
+    found, tail = _distances(moments.sum(0), shift), 100 * (1 - level) / 2
+    return {
+        name: Estimate(float(found[name].mean()), *np.percentile(values[name], [tail, 100 - tail]).tolist())
+        for name in _REGRESSION
+    }
+
+
+def mer_multi(weighted_f1: float, mse: float) -> float:
+    """MER-MULTI's combined figure: weighted F1 of the emotions less a quarter of the mean squared error of valence."""
+    return weighted_f1 - 0.25 * mse
+
+
+_REGRESSION = ("mae", "acc", "mse", "rmse", "pcc", "ccc", "ccc_unbiased")
+
+
+def _values(truth: NDArray, predicted: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    t, p = np.asarray(truth, np.float64), np.asarray(predicted, np.float64)
+    if t.shape != p.shape or t.ndim not in (1, 2):
+        raise ValueError(f"truth and predictions must have one shape, (N,) or (N, D), not {t.shape} and {p.shape}")
+    if not t.size:
+        raise ValueError("no predictions to score")
+    if not (np.isfinite(t).all() and np.isfinite(p).all()):
+        raise ValueError("truth and predictions must be finite numbers")
+    return t.reshape(len(t), -1), p.reshape(len(p), -1)
+
+
+def _shift(t: NDArray, p: NDArray) -> NDArray:
+    """What the values are measured from, (2, D): near them, or the variances would drown in rounding."""
+    return np.stack([t[0], p[0]])
+
+
+def _moments(t: NDArray, p: NDArray) -> NDArray:
+    """Summands of all figures, (N, 8, D): one, truth, prediction, squares, product, absolute and squared error."""
+    st, sp = _shift(t, p)
+    a, b, error = t - st, p - sp, t - p
+    return np.stack([np.ones_like(a), a, b, a * a, b * b, a * b, np.abs(error), error**2], 1)
+
+
+def _numbers(groups: Sequence[str] | NDArray[np.str_], count: int) -> NDArray[np.int64]:
+    """Names of groups as numbers from 0, (N,); raises ValueError where there are not `count` of them."""
+    if len(groups) != count:
+        raise ValueError(f"{len(groups)} groups for {count} predictions")
+    return np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)[1]
+
+
+def _distances(sums: NDArray, shift: NDArray) -> dict[str, NDArray]:
+    """The figures of `Regression`, (D,) each, from summed moments (8, D)."""
+    n, *_ = sums
+    _, a, b, aa, bb, ab, error, mse = sums / n
+    gap = (shift[0] + a) - (shift[1] + b)
+    tiny = 1e-12  # of the mean square: below, a variance is rounding
+    var_t, var_p = (np.where(v > tiny * sq, v, 0) for v, sq in ((aa - a * a, aa), (bb - b * b, bb)))
+    cov = np.where((var_t > 0) & (var_p > 0), ab - a * b, 0)
+    unbiased = n / np.maximum(n - 1, 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        pcc, ccc, ccc_unbiased = (
+            np.where(cov != 0, top / bottom, 0.0)
+            for top, bottom in (
+                (cov, np.sqrt(var_t * var_p)),
+                (2 * cov, var_t + var_p + gap**2),
+                (2 * cov * unbiased, (var_t + var_p) * unbiased + gap**2),
+            )
+        )
+    return {
+        "mae": error,
+        "acc": 1 - error,
+        "mse": mse,
+        "rmse": np.sqrt(mse),
+        "pcc": pcc,
+        "ccc": ccc,
+        "ccc_unbiased": ccc_unbiased,
     }
 
 
