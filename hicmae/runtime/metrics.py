@@ -17,7 +17,9 @@ __all__ = [
     "Scores",
     "bootstrap",
     "bootstrap_regression",
+    "confusion_figures",
     "confusion_matrix",
+    "group_numbers",
     "mer_multi",
     "regression",
     "scores",
@@ -114,7 +116,7 @@ def scores(confusion: NDArray[np.int64]) -> Scores:
     support = confusion.sum(1)
     present = support > 0
     return Scores(
-        **{name: float(value) for name, value in _figures(confusion).items()},
+        **{name: float(value) for name, value in confusion_figures(confusion).items()},
         recall=_optional(recall, present),
         precision=_optional(precision, confusion.sum(0) > 0),
         f1=_optional(f1, present),
@@ -155,14 +157,14 @@ def bootstrap(
         kinds[np.arange(len(rows)), rows * classes + columns] = 1
         counts = confusion[rows, columns]
     else:
-        number = _numbers(groups, len(truth))
+        number = group_numbers(groups, len(truth))
         matrices = np.zeros((number.max() + 1, classes * classes))
         np.add.at(matrices, (number, truth * classes + predicted), 1)
         kinds, counts = np.unique(matrices, axis=0, return_counts=True)
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=samples)  # (S, kinds)
-    figures = _figures((drawn @ kinds).reshape(samples, classes, classes))
-    found = _figures((counts @ kinds).reshape(classes, classes))
+    figures = confusion_figures((drawn @ kinds).reshape(samples, classes, classes))
+    found = confusion_figures((counts @ kinds).reshape(classes, classes))
     tail = 100 * (1 - level) / 2
     return {
         name: Estimate(float(found[name]), *np.percentile(values, [tail, 100 - tail]).tolist())
@@ -202,7 +204,7 @@ def bootstrap_regression(
     t, p = _values(truth, predicted)
     moments = _moments(t, p)
     if groups is not None:  # the figures of any resampling follow from sums over its groups
-        number = _numbers(groups, len(t))
+        number = group_numbers(groups, len(t))
         sums = np.zeros((number.max() + 1, *moments.shape[1:]))
         np.add.at(sums, number, moments)
         moments = sums
@@ -250,7 +252,7 @@ def _moments(t: NDArray, p: NDArray) -> NDArray:
     return np.stack([np.ones_like(a), a, b, a * a, b * b, a * b, np.abs(error), error**2], 1)
 
 
-def _numbers(groups: Sequence[str] | NDArray[np.str_], count: int) -> NDArray[np.int64]:
+def group_numbers(groups: Sequence[str] | NDArray[np.str_], count: int) -> NDArray[np.int64]:
     """Names of groups as numbers from 0, (N,); raises ValueError where there are not `count` of them."""
     if len(groups) != count:
         raise ValueError(f"{len(groups)} groups for {count} predictions")
@@ -294,7 +296,7 @@ def _per_class(confusion: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     return hits / np.maximum(truth, 1), hits / np.maximum(claimed, 1), f1
 
 
-def _figures(confusion: NDArray) -> dict[str, NDArray]:
+def confusion_figures(confusion: NDArray) -> dict[str, NDArray]:
     """The four headline figures, (...) each, of matrices (..., K, K)."""
     recall, _, f1 = _per_class(confusion)
     support = confusion.sum(-1)
