@@ -311,20 +311,27 @@ def test_without_ray_its_engine_says_what_to_install(
 
 
 def test_the_slurm_script_divides_the_work_and_merges_last(tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "datasets" / "shard.slurm.sh"
+    root = Path(__file__).parents[2]
     for name in ("hicmae", "sbatch"):
         (tmp_path / name).write_text(f'#!/bin/bash\necho {name} "$@"\n')
         (tmp_path / name).chmod(0o755)
     slurm = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_JOB_ID": "99", "SLURM_CPUS_PER_TASK": "8"}
 
-    def said(task: int, **more: str) -> list[str]:
-        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": str(task), **slurm, **more}
-        words = ["bash", str(script), "my videos", "out", "--size", "96"]
-        return subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+    def said(script: str, words: list[str], **more: str) -> list[str]:
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm, **more}
+        command = ["bash", str(root / script), *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
 
-    assert said(3) == ["hicmae shard my videos --out out --size 96 --part 3/4 --workers 8"]
-    assert said(7, PARTS="128") == ["hicmae shard my videos --out out --size 96 --part 7/128 --workers 8"]
-    merge, first = said(1)
+    def task(number: int, **more: str) -> list[str]:
+        words = ["out", "my videos", "--size", "96"]
+        return said("datasets/shard.slurm.sh", words, SLURM_ARRAY_TASK_ID=str(number), **more)
+
+    assert task(3) == ["hicmae shard my videos --size 96 --out out --part 3/4 --workers 8"]
+    assert task(7, PARTS="128") == ["hicmae shard my videos --size 96 --out out --part 7/128 --workers 8"]
+    merge, first = task(1)
     assert merge.startswith("sbatch --array=1 ") and "--dependency=afterok:99" in merge and "MERGE=1" in merge
-    assert merge.endswith("my videos out --size 96") and first.endswith("--part 1/4 --workers 8")
-    assert said(1, MERGE="1") == ["hicmae shard my videos --out out --size 96 --merge"]
+    assert merge.endswith("out my videos --size 96") and first.endswith("--part 1/4 --workers 8")
+    assert task(1, MERGE="1") == ["hicmae shard my videos --size 96 --out out --merge"]
+    (submitted,) = said("pretrain/shard_voxceleb2.slurm.sh", ["root", "out", "--partition=cpu"])
+    assert submitted.startswith("sbatch --array=1-256 --partition=cpu ")
+    assert submitted.endswith("shard.slurm.sh out --card voxceleb2 --root root --box [32,0,160,160] --size 160")
