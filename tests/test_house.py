@@ -36,7 +36,17 @@ CODE = ("hicmae", "tests", "benchmarks")
 VAGUE = {"utils", "util", "misc", "helpers", "helper", "common"}
 MODALITIES = {"av", "torchvision", "torchaudio", "webdataset"}
 TRAINING_PATH = ("models", "pretrain", "finetune", "runtime")
-NO_TRAINING = {"profile.py", "report.py", "page.py", "charts.py"}  # counting and drawing, which no step passes through
+# counting and drawing, which no step passes through
+NO_TRAINING = {
+    "profile.py",
+    "report.py",
+    "page.py",
+    "charts.py",
+    "metrics.py",
+    "comparison.py",
+    "folds.py",
+    "summary.py",
+}
 TRAINING_DATA = ("samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
 MACHINE_PATH = re.compile(r"(?<![\w.}$<~-])/(?:home|work|Users|root|mnt|scratch)/[\w.-]+|\b[A-Z]:\\Users\\")
 TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".sh", ".json", ".txt", ".cfg", ".html", ".slurm", ""}

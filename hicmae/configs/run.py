@@ -37,7 +37,8 @@ def keep_recipe(config: Any, out: Path) -> None:
 
 
 def _free(key: str) -> bool:
-    return key in FREE or (key.startswith("data.") and key.split(".")[1] in {"shards", "train", "test", "workers"})
+    where = {"shards", "train", "test", "val", "workers"}
+    return key in FREE or (key.startswith("data.") and key.split(".")[1] in where)
 
 
 def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -18,6 +18,8 @@ from hicmae.datasets.sampling import train_view
 from hicmae.finetune.config import FinetuneConfig
 from hicmae.finetune.evaluation import check_labelled, open_test, report_on, write_report
 from hicmae.finetune.inputs import Inputs, mixed, sound_of
+from hicmae.finetune.report import stamp_of
+from hicmae.finetune.selection import Chooser, validation_part
 from hicmae.finetune.tasks import Classification
 from hicmae.models.base import Model
 from hicmae.models.convert import LoadReport, load_checkpoint
@@ -94,7 +96,8 @@ def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, L
 def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     train = _open_train(config)
     labels = train.classes
-    test = _open_test(config, labels) if config.data.test else None
+    test = _open_test(config, config.data.test, labels) if config.data.test else None
+    train, judge, unit = _judged(config, train, test)
     out = Path(config.out)
     configs.check_recipe(config, out)
     model, loaded = build_model(config, labels)
@@ -118,6 +121,11 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
             f"{place.device.type}; run folder {out}"
         )
     meta = _meta(config, model, train, labels, sound)
+    chooser = None
+    if judge is not None:
+        chooser = Chooser(out=out, index=judge, place=place, meta=meta, unit=unit, config=config, stream=stream)
+        if show:
+            say(f"the epoch is chosen on {unit}")
     torch.manual_seed(config.seed + place.rank)  # drop path drawn anew in each process
     last = fit(
         model,
@@ -141,10 +149,13 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
         place=place,
         meta=meta,
         show=show,
+        on_epoch=chooser,
     )
+    place.wait()
     if test is not None:
-        for ema in (False, True) if config.loop.ema else (False,):
-            _measure(model, weights_file(last, ema=ema), test, out, place, show)
+        plain = chooser.file if chooser is not None else weights_file(last)
+        for file in [plain, weights_file(last, ema=True)] if config.loop.ema else [plain]:
+            _measure(model, file, test, out, place, show)
     elif show:
         say(f"no data.test to measure it on; hicmae evaluate {out} --data DIR does that")
     return last
@@ -163,7 +174,7 @@ def _measure(model: Model, file: Path, test: Index, out: Path, place: Place, sho
             say(
                 f"{'averaged weights: ' if ema else ''}UAR {100 * uar.value:.2f} % ({100 * uar.low:.1f} … "
                 f"{100 * uar.high:.1f}), WAR {100 * war.value:.2f} % ({100 * war.low:.1f} … {100 * war.high:.1f}), "
-                f"{len(report.truth):,} clips"
+                f"{len(report.truth):,} clips{stamp_of(report.protocol)}"
             )
 
 
@@ -180,6 +191,18 @@ def _open_train(config: FinetuneConfig) -> Index:
     if len(train.classes) < 2:
         raise UserError(f"{train.folder}: a classifier needs two classes or more, its labels are {train.classes}")
     return train
+
+
+def _judged(config: FinetuneConfig, train: Index, test: Index | None) -> tuple[Index, Index | None, str]:
+    """The clips to train on, those the epoch is chosen on (None: it is the last), and what those are, in words."""
+    if config.select == "last":
+        return train, None, ""
+    if config.select == "test":
+        return train, test, "the test clips themselves"
+    if config.data.val:
+        return train, _open_test(config, config.data.val, train.classes), f"data.val, {', '.join(config.data.val)}"
+    mask, unit = validation_part(train, config.val_share, config.seed)
+    return train.select(~mask), train.select(mask), unit
 
 
 def _check_classes(config: FinetuneConfig, train: Index) -> None:
@@ -222,8 +245,8 @@ def _sizes(config: FinetuneConfig) -> dict[str, int]:
     return sizes
 
 
-def _open_test(config: FinetuneConfig, labels: Sequence[str]) -> Index:
-    for folder in config.data.test:
+def _open_test(config: FinetuneConfig, folders: Sequence[str], labels: Sequence[str]) -> Index:
+    for folder in folders:
         index = Index.load(folder)
         check_labelled(index)
         names = index.classes
@@ -235,7 +258,7 @@ def _open_test(config: FinetuneConfig, labels: Sequence[str]) -> Index:
                 f"{', '.join(names) or 'none'}; the training labels are {', '.join(labels)}. Shard both with the same "
                 "--classes, or leave data.test empty and use hicmae evaluate, which allows classes without clips"
             )
-    return open_test(config.data.test, labels, "the training data")
+    return open_test(folders, labels, "the training data")
 
 
 def _stream(config: FinetuneConfig, train: Index, place: Place, inputs: Inputs, sound: SoundConfig | None) -> Stream:

@@ -19,7 +19,7 @@ from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import evaluate_batches
 from hicmae.datasets.sampling import eval_views
 from hicmae.finetune.inputs import Inputs, Modality, sound_of
-from hicmae.finetune.report import Report
+from hicmae.finetune.report import Report, selection_of, stamp_of
 from hicmae.models.factory import create_model
 from hicmae.runtime.checkpoint import CheckpointError, read_weights, weights_file
 from hicmae.runtime.dist import Place, process_group
@@ -260,9 +260,11 @@ def report_on(
     confusion = confusion_matrix(truth, guess, len(labels))
     figures = scores(confusion)
     taken = f"@{index.selection}" if index.selection else ""
+    selected = meta.get("selected") or {}
+    chosen = {"selection": selection_of(selected)}
     unit = f"{len(set(groups))} groups" if groups is not None else "clip-level (groups unknown)"
     return Report(
-        title=f"{meta['name']}{f' ({modality} alone)' if modality else ''} on {', '.join(folders)}{taken}",
+        title=f"{meta['name']}{f' ({modality} alone)' if modality else ''} on {', '.join(folders)}{taken}{stamp_of(chosen)}",
         labels=labels,
         scores=figures,
         intervals=bootstrap(truth, guess, groups, len(labels), samples=DRAWS),
@@ -274,11 +276,11 @@ def report_on(
         guess=guess,
         probabilities=probabilities,
         protocol={
-            **({"protocol": f"{index.protocol}/last"} if index.protocol else {}),
+            **({"protocol": f"{index.protocol}/{selected.get('by', 'last')}"} if index.protocol else {}),
             "data": folders,
             **({"samples with": index.selection} if index.selection else {}),
             "weights": f"{'averaged weights' if meta.get('ema') else 'weights'} of step {meta.get('step', 'unknown')}",
-            "selection": "last checkpoint; no epoch was chosen by its score",
+            **chosen,
             "input": str(inputs),
             **views,
             "samples": len(number),

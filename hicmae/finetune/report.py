@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,25 @@ from hicmae.runtime import charts
 from hicmae.runtime.metrics import Estimate, Scores
 from hicmae.runtime.page import Page, write_file
 
-__all__ = ["Report"]
+__all__ = ["Report", "selection_of", "stamp_of"]
 
 HEADLINES = {"uar": "UAR", "war": "WAR", "weighted_f1": "weighted F1", "macro_f1": "macro F1"}
+TEST_CHOSEN = "epoch CHOSEN ON THE TEST CLIPS"
 MISTAKES = 20  # shown on the page; the CSV has them all
+
+
+def selection_of(selected: Mapping[str, Any]) -> str:
+    """Whose weights were measured, in words, from what a checkpoint says of its choice."""
+    if not selected:
+        return "last checkpoint; no epoch was chosen by its score"
+    epoch = f"epoch {selected['epoch']} of {selected['epochs']}, best {selected['figure'].upper()}"
+    return f"{TEST_CHOSEN}: {epoch}" if selected["by"] == "test" else f"{epoch} on {selected['unit']}"
+
+
+def stamp_of(protocol: Mapping[str, Any]) -> str:
+    """What must follow every figure that was measured so; empty where there is nothing to be said."""
+    test = str(protocol.get("selection", "")).startswith(TEST_CHOSEN)
+    return f" ({TEST_CHOSEN}: no result on unseen clips)" if test else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +78,11 @@ class Report:
     """What was measured of the clips (`hicmae.datasets.fingerprint`)."""
     config: dict[str, Any] = field(default_factory=dict)
     """The recipe of the run."""
+
+    @property
+    def stamp(self) -> str:
+        """What must follow every figure."""
+        return stamp_of(self.protocol)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, JSON-able, with the predictions clip by clip."""
@@ -146,7 +166,7 @@ class Report:
         lines = [self.title, self._subtitle(), ""]
         for name, word in HEADLINES.items():
             value, low, high = (100 * x for x in self.intervals[name])
-            lines.append(f"{word:12} {value:6.2f}   95 % interval {low:.2f} … {high:.2f}")
+            lines.append(f"{word:12} {value:6.2f}   95 % interval {low:.2f} … {high:.2f}{self.stamp}")
         width = max(12, *(len(name) for name in self.labels))
         lines += ["", f"{'class':{width}} {'clips':>6} {'recall':>7} {'precision':>10} {'F1':>6}"]
         lines += [f"{row[0]:{width}} {row[1]:>6} {row[2]:>7} {row[3]:>10} {row[4]:>6}" for row in self._per_class()]
@@ -211,10 +231,12 @@ class Report:
     def _csv(self) -> str:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["key", "source", "group", "truth", "prediction", *(f"p({name})" for name in self.labels)])
+        stamp = [self.stamp.strip(" ()")] if self.stamp else []  # a column of its own, last
+        named = [f"p({name})" for name in self.labels]
+        writer.writerow(["key", "source", "group", "truth", "prediction", *named, *["selection"][: len(stamp)]])
         for row in self._rows():
             fixed = [row["key"], row["source"], row["group"] or "", row["truth"], row["prediction"]]
-            writer.writerow([*fixed, *row["probabilities"]])
+            writer.writerow([*fixed, *row["probabilities"], *stamp])
         return text.getvalue()
 
 

@@ -4,6 +4,7 @@ run/checkpoints/step-00001200/weights.safetensors   the model, with its name, ar
                               ema.safetensors       the averaged weights, where a run keeps them
                               state.pt              optimiser, random generators, position in the stream
                               manifest.json         sha256 and size of each of them
+run/chosen/weights.safetensors                      the best epoch's, where a run chooses one
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from hicmae.runtime.log import UserError, say
 
 __all__ = [
+    "CHOSEN",
     "CheckpointError",
     "folder_of",
     "newest",
@@ -35,6 +37,7 @@ __all__ = [
     "weights_file",
 ]
 
+CHOSEN = "chosen"
 MANIFEST = "manifest.json"
 
 
@@ -156,16 +159,17 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def weights_file(source: str | Path, *, ema: bool = False) -> Path:
-    """The weights file meant by `source`: a file itself, a checkpoint folder, or a run (its newest checkpoint)."""
+    """The weights file meant by `source`: a file itself, a checkpoint folder, or a run (the weights it
+    chose, else its newest checkpoint)."""
     source = Path(source)
     if source.is_file():
         return source
     if not source.exists():
         raise CheckpointError(f"{source}: no such checkpoint, run folder or weights file")
     folder: Path | None = source
-    if (source / "checkpoints").is_dir():
-        folder = newest(source)
     name = "ema.safetensors" if ema else "weights.safetensors"
+    if (source / "checkpoints").is_dir():
+        folder = source / CHOSEN if (source / CHOSEN / name).is_file() else newest(source)
     if folder is None or not (folder / name).is_file():
         raise CheckpointError(f"{source}: holds no complete checkpoint with {name}")
     return folder / name
