@@ -21,7 +21,7 @@ from hicmae.datasets.sampling import eval_views
 from hicmae.finetune.inputs import Inputs, Modality, sound_of
 from hicmae.finetune.report import Report, selection_of, stamp_of
 from hicmae.models.factory import create_model
-from hicmae.runtime.checkpoint import CheckpointError, read_weights, weights_file
+from hicmae.runtime.checkpoint import CHOSEN, CheckpointError, read_weights, weights_file
 from hicmae.runtime.dist import Place, process_group
 from hicmae.runtime.log import progress, say
 from hicmae.runtime.metrics import Scores, bootstrap, confusion_matrix, scores
@@ -262,9 +262,10 @@ def report_on(
     taken = f"@{index.selection}" if index.selection else ""
     selected = meta.get("selected") or {}
     chosen = {"selection": selection_of(selected)}
+    where = ", ".join(folders) + taken
     unit = f"{len(set(groups))} groups" if groups is not None else "clip-level (groups unknown)"
     return Report(
-        title=f"{meta['name']}{f' ({modality} alone)' if modality else ''} on {', '.join(folders)}{taken}{stamp_of(chosen)}",
+        title=f"{meta['name']}{f' ({modality} alone)' if modality else ''} on {where}{stamp_of(chosen)}",
         labels=labels,
         scores=figures,
         intervals=bootstrap(truth, guess, groups, len(labels), samples=DRAWS),
@@ -369,6 +370,8 @@ def _load(file: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def _run_folder(file: Path) -> Path | None:
     """The run whose checkpoint a weights file is."""
+    if file.parent.name == CHOSEN:
+        return file.parents[1]
     return file.parents[2] if len(file.parents) > 2 and file.parents[1].name == "checkpoints" else None
 
 

@@ -76,7 +76,9 @@ def test_every_n_epochs_are_measured_and_the_last_always(recipe: FinetuneConfig)
     config = changed(recipe, select="val", val_every=2, loop__epochs=3, data__val=list(recipe.data.test))
     run(config, show=False)
     assert list(scores_of(config)) == ["1", "2"]
+    before = (Path(config.out) / "evaluation" / "evaluation.json").stat().st_mtime_ns
     assert "data.val" in evaluate(config.out, device="cpu", show=False).protocol["selection"]
+    assert (Path(config.out) / "evaluation" / "evaluation.json").stat().st_mtime_ns > before
 
 
 def test_an_epoch_chosen_on_the_test_clips_is_stamped_wherever_a_figure_stands(
