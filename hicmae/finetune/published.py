@@ -1,0 +1,32 @@
+"""Published results of a model on a corpus, to stand beside a measured one."""
+
+from __future__ import annotations
+
+from hicmae import configs
+from hicmae.datasets import cards
+
+__all__ = ["published"]
+
+
+def published(model: str, protocol: str | None) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: what the card of `model` says of the corpus of a protocol key, with its sources.
+
+    No rows where there is no card, or no result on that corpus. Protocols are shown as the cards state them: whether
+    they are those of the measured result, a reader must judge.
+    """
+    corpus = str(protocol or "").split("/")[0]
+    head = ["published", "figures", "input", "protocol", "source"]
+    if model not in configs.names("models") or corpus not in cards.names():
+        return head, []
+    card, dataset = configs.read_yaml(configs.find(model, "models")), cards.load(corpus).corpus
+    return head, [
+        [
+            card["system"],
+            ", ".join(f"{name} {value:g}" for name, value in result["metrics"].items()),
+            result.get("input", "video"),
+            result["protocol"],
+            "; ".join(filter(None, [result["source"], result.get("note")])),
+        ]
+        for result in card.get("results", ())
+        if result["dataset"] == dataset
+    ]

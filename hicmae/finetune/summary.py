@@ -1,0 +1,339 @@
+"""The folds of a corpus as one result, pooled and as mean and spread over folds: in text, JSON and one page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from hicmae.configs.errors import UserError
+from hicmae.finetune.published import published
+from hicmae.finetune.report import HEADLINES, stamp_of
+from hicmae.runtime import charts
+from hicmae.runtime.comparison import Total, total
+from hicmae.runtime.metrics import (
+    Estimate,
+    Scores,
+    bootstrap,
+    bootstrap_regression,
+    confusion_matrix,
+    scores,
+)
+from hicmae.runtime.page import Page, write_file
+
+__all__ = ["Fold", "Summary", "summarise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """What one run found: an evaluation.json, read."""
+
+    name: str
+    """Of the part of the corpus it was tested on."""
+    seed: int
+    found: Mapping[str, Any]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Its figures by name."""
+        return {name: estimate["value"] for name, estimate in self.found["numbers"].items()}
+
+    @property
+    def clips(self) -> int:
+        """How many clips it was tested on."""
+        return len(self.found["predictions"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """All folds, of one seed or several."""
+
+    title: str
+    """What was measured on what, under which protocol."""
+    folds: tuple[Fold, ...]
+    """By seed, then in the order of the folds."""
+    pooled: dict[int, dict[str, Estimate]]
+    """Of each seed, the figures of the predictions of all its folds together, with 95 % intervals."""
+    over_folds: dict[int, dict[str, Total]]
+    """Of each seed, the figures of its folds averaged."""
+    over_seeds: dict[str, Total]
+    """The pooled figures averaged over the seeds."""
+    labels: tuple[str, ...]
+    """Names of the classes; empty where numbers were predicted."""
+    confusion: NDArray[np.int64] | None
+    """(K, K) of all folds and seeds, rows = truth."""
+    scores: Scores | None
+    """Figures per class of that matrix."""
+    protocol: dict[str, Any]
+    """How the numbers came about, where that is the same for all folds."""
+    notes: list[str]
+    """What a reader of the numbers must know."""
+    config: dict[str, Any]
+    """The recipe of the first fold."""
+
+    @property
+    def stamp(self) -> str:
+        """What must follow every figure."""
+        return stamp_of(self.folds[0].found["protocol"])
+
+    @property
+    def headline(self) -> dict[str, float]:
+        """The pooled figures, averaged over seeds."""
+        return {name: value.mean for name, value in self.over_seeds.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the predictions, JSON-able."""
+        s = self.scores
+        per_class = {} if s is None else dict(zip(self.labels, zip(s.support, s.recall, strict=True), strict=True))
+        head, rows = self.published
+        return {
+            "title": self.title,
+            "protocol": self.protocol,
+            "headline": self.headline,
+            "pooled": {seed: {n: e._asdict() for n, e in found.items()} for seed, found in self.pooled.items()},
+            "over_folds": {seed: {n: vars(t) for n, t in found.items()} for seed, found in self.over_folds.items()},
+            "over_seeds": {name: vars(value) for name, value in self.over_seeds.items()},
+            "folds": [{"fold": f.name, "seed": f.seed, "clips": f.clips, **f.figures} for f in self.folds],
+            "per_class": {name: {"support": n, "recall": recall} for name, (n, recall) in per_class.items()},
+            "labels": list(self.labels),
+            "confusion": self.confusion.tolist() if self.confusion is not None else None,
+            "published": [dict(zip(head, row, strict=True)) for row in rows],
+            "notes": self.notes,
+            "config": self.config,
+        }
+
+    def write(self, folder: Path, name: str = "summary") -> Path:
+        """Write NAME.json, NAME.csv (a line per fold) and NAME.html into `folder`; returns the path of the page."""
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, default=str)
+        write_file(folder / f"{name}.json", text + "\n")
+        write_file(folder / f"{name}.csv", self._csv())
+        return self.page().write(folder / f"{name}.html")
+
+    @property
+    def published(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows of the published results of this model on this corpus."""
+        return published(str(self.config.get("model")), self.protocol.get("protocol"))
+
+    def page(self) -> Page:
+        """The page."""
+        page = Page(self.title, self._subtitle())
+        first = next(iter(self.pooled))
+        page.tiles(
+            (
+                f"{_word(name)}, pooled",
+                _shown(name, value),
+                f"95 %: {_shown(name, self.pooled[first][name].low)} … {_shown(name, self.pooled[first][name].high)}"
+                if len(self.pooled) == 1
+                else f"± {_shown(name, self.over_seeds[name].sd)} over {len(self.pooled)} seeds",
+            )
+            for name, value in self.headline.items()
+        )
+        for note in self.notes:
+            page.note(note)
+        page.heading("Totals").table(*self._totals(), caption=_RULES)
+        head, rows = self.published
+        if rows:
+            page.heading("Published").table(head, rows, "As the card of the model states them; none was measured here.")
+        page.heading("Folds").table(*self._folds())
+        if self.scores is not None and self.confusion is not None:
+            s = self.scores
+            page.heading("Recall per class").figure(
+                charts.bars(
+                    self.labels,
+                    s.recall,
+                    notes=[f"{n:,} clip{'s' * (n != 1)}" for n in s.support],
+                    reference=1 / len(self.labels),
+                    reference_name=f"chance {100 / len(self.labels):.1f}",
+                    label="recall per class",
+                ),
+                "Percent of the clips of each class that were found, in all folds together.",
+            )
+            page.heading("Confusion matrix").figure(
+                charts.confusion(self.confusion.tolist(), self.labels),
+                "Rows are the truth. Large: percent of the row; small: clips, of all folds and seeds.",
+            )
+        page.heading("How this was measured").facts(self.protocol)
+        page.details("Recipe of the first fold", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        return page
+
+    def __str__(self) -> str:
+        lines = [self.title, self._subtitle(), "", *_aligned(*self._totals(), self.stamp), ""]
+        lines += _aligned(*self._folds(), self.stamp)
+        if self.scores is not None:
+            recall = zip(self.labels, self.scores.recall, strict=True)
+            lines += ["", "recall: " + ", ".join(f"{n} {_shown('recall', r)}" for n, r in recall) + self.stamp]
+        lines += ["", *("published: " + ", ".join(row[1:2] + row[2:]) for row in self.published[1])]
+        return "\n".join([*lines, "", *(f"note: {note}" for note in self.notes)]).rstrip()
+
+    # -- pieces ------------------------------------------------------------------------------------------------------
+
+    def _subtitle(self) -> str:
+        folds, seeds = len({f.name for f in self.folds}), len(self.pooled)
+        clips = sum(fold.clips for fold in self.folds) // seeds
+        text = f"{folds} fold{'s' * (folds != 1)}, {clips:,} clips"
+        return text + (f", {seeds} seeds: {', '.join(map(str, self.pooled))}" if seeds > 1 else "")
+
+    def _totals(self) -> tuple[list[str], list[list[str]]]:
+        head = [
+            "figure",
+            *(["seed"] if len(self.pooled) > 1 else []),
+            "pooled",
+            "95 % interval",
+            "mean ± sd",
+            "weighted",
+        ]
+        rows = []
+        for name in self.over_seeds:
+            for seed, found in self.pooled.items():
+                e, over = found[name], self.over_folds[seed][name]
+                row = [_shown(name, e.value), f"{_shown(name, e.low)} … {_shown(name, e.high)}"]
+                row += [f"{_shown(name, over.mean)} ± {_shown(name, over.sd)}", _shown(name, over.weighted)]
+                rows.append([_word(name), *([str(seed)] if len(self.pooled) > 1 else []), *row])
+            if len(self.pooled) > 1:
+                seeds = self.over_seeds[name]
+                rows.append([_word(name), "all", f"{_shown(name, seeds.mean)} ± {_shown(name, seeds.sd)}", "", "", ""])
+        return head, rows
+
+    def _folds(self) -> tuple[list[str], list[list[str]]]:
+        head = ["fold", "seed", "clips", *(_word(name) for name in self.over_seeds)]
+        return head, [
+            [f.name, str(f.seed), str(f.clips), *(_shown(name, f.figures[name]) for name in self.over_seeds)]
+            for f in self.folds
+        ]
+
+    def _csv(self) -> str:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        stamp = ["selection"] if self.stamp else []
+        writer.writerow(["fold", "seed", "clips", *self.over_seeds, *stamp])
+        for fold in self.folds:
+            figures = [fold.figures[name] for name in self.over_seeds]
+            writer.writerow([fold.name, fold.seed, fold.clips, *figures, *([self.stamp.strip(" ()")] if stamp else [])])
+        return text.getvalue()
+
+
+_RULES = (
+    "Pooled: one figure of the predictions of all folds together. Mean ± sd: over the folds' own figures (sd over "
+    "their number less one). Weighted: their mean by clips. Published totals follow one or another of these."
+)
+_COMMON = ("protocol", "weights", "selection", "input", "frames", "stride", "size", "segments", "merged by", "fidelity")
+
+
+def summarise(folds: Sequence[Fold]) -> Summary:
+    """The summary of evaluations of one model on the folds of one corpus.
+
+    Raises:
+        UserError: they predict different things.
+    """
+    first = folds[0].found
+    for fold in folds[1:]:
+        for key in ("labels", "outputs"):
+            if fold.found.get(key) != first.get(key):
+                raise UserError(
+                    f"folds {folds[0].name} and {fold.name} differ in {key} ({first.get(key)}, {fold.found.get(key)}): "
+                    "they are no folds of one corpus"
+                )
+    seeds = list(dict.fromkeys(fold.seed for fold in folds))
+    of_seed = {seed: [fold for fold in folds if fold.seed == seed] for seed in seeds}
+    names = [name for name in first["numbers"] if all(name in fold.found["numbers"] for fold in folds)]
+    pooled = {seed: {n: e for n, e in _pooled(part).items() if n in names} for seed, part in of_seed.items()}
+    over_folds = {
+        seed: {name: total([f.figures[name] for f in part], [f.clips for f in part]) for name in names}
+        for seed, part in of_seed.items()
+    }
+    labels, matrix = tuple(first.get("labels", ())), None
+    if labels:
+        truth, guess = _classes(folds)
+        matrix = confusion_matrix(truth, guess, len(labels))
+    protocols = [fold.found["protocol"] for fold in folds]
+    protocol = {
+        key: value for key, value in first["protocol"].items()
+        if key in _COMMON and all(other.get(key) == value for other in protocols)
+    }  # fmt: skip
+    if "selection" not in protocol:  # each fold has its own epoch
+        protocol["selection"] = "; ".join(f"fold {f.name}: {f.found['protocol'].get('selection')}" for f in folds)
+    unit = "clip-level (groups unknown)" if _groups(folds) is None else f"{len(set(_groups(folds) or ()))} groups"
+    protocol["intervals"] = f"95 %, bootstrap over the pooled predictions, {unit}"
+    model = first["config"].get("model", "the model")
+    told = [*dict.fromkeys(note for fold in folds for note in _notes(fold.found))]
+    per_seed = {
+        seed: sorted(f"{f.found['protocol'].get('data')}{row['key']}" for f in part for row in f.found["predictions"])
+        for seed, part in of_seed.items()
+    }
+    if any(len(set(keys)) < len(keys) for keys in per_seed.values()):
+        told.append("Some clips are tested in more than one fold: the pooled figures count them as often.")
+    if any(keys != next(iter(per_seed.values())) for keys in per_seed.values()):
+        told.append("The seeds were not tested on the same clips.")
+    what = protocol.get("protocol") or ", ".join(map(str, first["protocol"].get("data", ())))
+    return Summary(
+        title=f"{model}: {what}{stamp_of(first['protocol'])}",
+        folds=tuple(folds),
+        pooled=pooled,
+        over_folds=over_folds,
+        over_seeds={name: total([pooled[seed][name].value for seed in seeds], [1] * len(seeds)) for name in names},
+        labels=labels,
+        confusion=matrix,
+        scores=scores(matrix) if matrix is not None else None,
+        protocol=protocol,
+        notes=told,
+        config=dict(first["config"]),
+    )
+
+
+def _pooled(folds: Sequence[Fold]) -> dict[str, Estimate]:
+    """Figures of the predictions of several folds together."""
+    groups = _groups(folds)
+    if folds[0].found.get("labels"):
+        truth, guess = _classes(folds)
+        return bootstrap(truth, guess, groups, len(folds[0].found["labels"]))
+    rows = [row for fold in folds for row in fold.found["predictions"]]
+    values, found = (np.array([list(row[side].values()) for row in rows], float) for side in ("truth", "prediction"))
+    return bootstrap_regression(values, found, groups)
+
+
+def _classes(folds: Sequence[Fold]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Truth and prediction as class numbers (N,)."""
+    number = {label: n for n, label in enumerate(folds[0].found["labels"])}
+    rows = [row for fold in folds for row in fold.found["predictions"]]
+    truth, guess = (np.array([number[row[side]] for row in rows], np.int64) for side in ("truth", "prediction"))
+    return truth, guess
+
+
+def _groups(folds: Sequence[Fold]) -> list[str] | None:
+    groups = [row["group"] for fold in folds for row in fold.found["predictions"]]
+    return None if any(group is None for group in groups) else groups
+
+
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    """Notes that hold of more than the fold they stand in."""
+    return [note for note in found["notes"] if note.startswith(("clip-level", "The model was given", "The clips were"))]
+
+
+def _word(name: str) -> str:
+    return HEADLINES.get(name, name.upper().replace("_", " "))
+
+
+def _shown(name: str, value: float | None) -> str:
+    """A figure as it is read: shares in percent with two digits, distances and correlations with four."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.2f}" if name in HEADLINES or name == "recall" else f"{value:.4f}"
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]], stamp: str) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(
+            f"{c:<{w}}" if n == 0 else f"{c:>{w}}" for n, (c, w) in enumerate(zip(cells, widths, strict=True))
+        )
+
+    return [line(head), *(line(row) + stamp for row in rows)]
