@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from hicmae import __version__
 from hicmae.configs.errors import ConfigError, UserError
+from hicmae.configs.options import config_help, join_options, load_config
 
 __all__ = ["entry", "main"]
 
@@ -35,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words and commands.get(words[0], (None, None))[1]:
-            from hicmae.configs.options import join_options
-
-            words = join_options(_import(str(commands[words[0]][1])), words)
+            words = join_options(load_config(str(commands[words[0]][1])), words)
         arguments, rest = parser.parse_known_args(words)
         if arguments.command is None:
             parser.print_help()
@@ -115,6 +114,13 @@ def _fraction(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
+def _whole_numbers(text: str) -> list[int]:
+    """`0,1,2` as [0, 1, 2]."""
+    if not all(word.isdecimal() for word in text.split(",")):
+        raise argparse.ArgumentTypeError(f"must be whole numbers, as 0,1,2, not {text}")
+    return [int(word) for word in text.split(",")]
+
+
 def _check(arguments: argparse.Namespace, _: list[str]) -> int:
     from hicmae.datasets.check import check
     from hicmae.datasets.corpora import compare
@@ -145,16 +151,28 @@ def _finetune(arguments: argparse.Namespace, options: list[str]) -> int:
     from hicmae import configs, finetune
 
     config = configs.load(finetune.FinetuneConfig, configs.resolve(arguments.recipe, "finetune"), options)
+    if arguments.seeds and not arguments.folds:
+        raise ConfigError("--seeds goes with --folds all (or some); one run takes --seed N")
     if arguments.dry_run:
         _write(configs.to_yaml(config))
-        return 0
-    _write(f"weights: {finetune.run(config)}")
+    elif arguments.folds:
+        from hicmae.finetune.folds import run_folds
+
+        folds = None if arguments.folds == ["all"] else arguments.folds
+        _write(str(run_folds(config, folds, arguments.seeds) or "not all folds are there yet"))
+    else:
+        _write(f"weights: {finetune.run(config)}")
     return 0
 
 
 def _evaluate(arguments: argparse.Namespace, _: list[str]) -> int:
     from hicmae import finetune
 
+    if arguments.against:
+        from hicmae.finetune.against import told_against
+
+        _write(told_against(arguments.run, arguments.against))
+        return 0
     report = finetune.evaluate(
         arguments.run,
         arguments.data or None,
@@ -258,7 +276,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
             add_help=not options,
         )
         if options:
-            sub.add_argument("-h", "--help", action=_config_help(options), help="show this help and all options")
+            sub.add_argument("-h", "--help", action=config_help(options), help="show this help and all options")
         return sub
 
     sub = add("demo", _demo, "run the main job on generated talking faces, or on your own videos")
@@ -299,6 +317,12 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
         sub = add(name, command, words, f"hicmae.{name}:{kind}", "An unfinished run in --out is continued.")
         sub.add_argument("recipe", metavar="RECIPE", help=f"a YAML file, or the name of one in {name}/")
         sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+        if name == "finetune":
+            words = "carry out these folds of the shards, as 1,3, or all, each in a folder of its own, and sum them up"
+            sub.add_argument("--folds", type=lambda text: text.split(","), metavar="all|1,2", help=words)
+            sub.add_argument(
+                "--seeds", type=_whole_numbers, metavar="0,1,2", help="with --folds: each with these seeds"
+            )
 
     sub = add("evaluate", _evaluate, "measure a fine-tuned model: UAR, WAR, per-class recall, confusion matrix, a page")
     sub.add_argument("run", metavar="RUN", help="run folder or weights file")
@@ -306,6 +330,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
         "--data", nargs="+", default=[], metavar="DIR", help="labelled shards (default: the recipe's test)"
     )
     sub.add_argument("--segments", type=int, metavar="N", help="clips per sample whose predictions are averaged")
+    words = "no measurement: compare what is stored of RUN (a run, or a folder of folds) and OTHER, on the same clips"
+    sub.add_argument("--against", metavar="OTHER", help=words)
     sub.add_argument("--modality", choices=["video", "audio"], help="give an audio-visual model this one alone")
     sub.add_argument("--out", metavar="DIR", help="where the JSON, CSV and HTML files go (default: RUN/evaluation)")
     _device(sub)
@@ -369,31 +395,3 @@ def _corpus_words(sub: argparse.ArgumentParser) -> None:
 
 def _device(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
-
-
-def _import(where: str) -> Any:
-    import importlib
-
-    module, name = where.split(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def _config_help(where: str) -> type[argparse.Action]:
-    """Help of a command whose further options are the fields of a config, which is imported only to show it."""
-
-    class Help(argparse.Action):
-        def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
-            super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=kwargs.get("help"))
-
-        def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-            import re
-
-            from hicmae.configs.typed import parser_of
-
-            text = parser_of(_import(where)).format_help()
-            options = text.split("options:", 1)[-1]
-            options = re.sub(r"\n  --\w+ CONFIG +Path to a configuration file\.", "", options)
-            _write(parser.format_help() + "\nkeys of the recipe, each an option here:" + options)
-            parser.exit()
-
-    return Help

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
+import importlib
 import json
+import re
+import sys
 import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hicmae.configs.errors import ConfigError
 
-__all__ = ["check_options", "dotted", "is_list", "join_options", "nested_fields"]
+__all__ = ["check_options", "config_help", "dotted", "is_list", "join_options", "load_config", "nested_fields"]
 
 
 def nested_fields(config: type) -> dict[str, Any]:
@@ -82,3 +86,29 @@ def _alternatives(key: str, known: list[str]) -> str:
     near += [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1] and name not in near]
     siblings = [name for name in known if name.startswith(key.rsplit(".", 1)[0] + ".")] if "." in key else []
     return ", ".join(f"--{name}" for name in near or siblings or known)
+
+
+def load_config(where: str) -> Any:
+    """The config class named as `module:Class`, imported only now: config modules may import torch."""
+    module, name = where.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def config_help(where: str) -> type[argparse.Action]:
+    """Help of a command whose further options are the fields of a config, which is imported only to show it."""
+
+    class Help(argparse.Action):
+        def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+            super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=kwargs.get("help"))
+
+        def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+            from hicmae.configs.typed import parser_of
+
+            options = parser_of(load_config(where)).format_help().split("options:", 1)[-1]
+            options = re.sub(r"\n  --\w+ CONFIG +Path to a configuration file\.", "", options)
+            sys.stdout.write(
+                parser.format_help() + "\nkeys of the recipe, each an option here:" + options.rstrip() + "\n"
+            )
+            parser.exit()
+
+    return Help

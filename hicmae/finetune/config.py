@@ -123,7 +123,5 @@ class FinetuneConfig:
             raise ValueError(f"val_every must be at least 1, not {self.val_every}")
         if self.select != "last" and self.loop.ema:
             raise ValueError(f"select: {self.select} chooses among plain weights: leave out loop.ema, or select last")
-        if self.select == "test" and not self.data.test:
-            raise ValueError("select: test needs data.test, the clips to choose on")
         if self.init_ema and self.init is None:
             raise ValueError("init_ema needs init: the run whose averaged weights are meant")

@@ -198,6 +198,8 @@ def _judged(config: FinetuneConfig, train: Index, test: Index | None) -> tuple[I
     if config.select == "last":
         return train, None, ""
     if config.select == "test":
+        if test is None:
+            raise configs.ConfigError("select: test needs data.test, the clips to choose on")
         return train, test, "the test clips themselves"
     if config.data.val:
         return train, _open_test(config, config.data.val, train.classes), f"data.val, {', '.join(config.data.val)}"

@@ -15,6 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from hicmae.datasets import fingerprint
+from hicmae.finetune.published import published
 from hicmae.runtime import charts
 from hicmae.runtime.metrics import Estimate, Scores
 from hicmae.runtime.page import Page, write_file
@@ -130,6 +131,9 @@ class Report:
         page.tiles(self._tiles())
         for note in self.notes:
             page.note(note)
+        head, rows = published(str(self.config.get("model")), self.protocol.get("protocol"))
+        if rows:
+            page.heading("Published").table(head, rows, "As the card of the model states them; none was measured here.")
         page.heading("Confusion matrix").figure(
             charts.confusion(self.confusion.tolist(), self.labels),
             "Rows are the truth. Large: percent of the row; small: clips.",
@@ -177,7 +181,8 @@ class Report:
     def _subtitle(self) -> str:
         merged = "" if self.protocol["samples"] == len(self.truth) else f" from {self.protocol['samples']:,} samples"
         chance = 100 / len(self.labels)
-        return f"{_clips(len(self.truth))}{merged}, {len(self.labels)} classes, chance {chance:.1f} %"
+        key = f"{self.protocol['protocol']}: " if self.protocol.get("protocol") else ""
+        return f"{key}{_clips(len(self.truth))}{merged}, {len(self.labels)} classes, chance {chance:.1f} %"
 
     def _tiles(self) -> list[tuple[str, str, str]]:
         tiles = []

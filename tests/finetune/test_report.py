@@ -48,6 +48,16 @@ def test_the_text_says_the_figures_their_intervals_and_every_class() -> None:
     assert "note: people <unknown>" in text
 
 
+def test_the_protocol_heads_the_report_and_published_numbers_stand_beside_it() -> None:
+    protocol = {"protocol": "dfew/7class-perceived/official-5fold/last", "samples": 30, "clips": 30}
+    shown = report(protocol=protocol)
+    assert "dfew/7class-perceived/official-5fold/last: 30 clips" in str(shown)
+    html = shown.page().html()
+    assert protocol["protocol"] in html[: html.index("Confusion matrix")]
+    assert "UAR 63.41, WAR 74.43" in html and "repository" in html
+    assert "Published" not in report().page().html()
+
+
 def test_the_most_confident_mistakes_come_first() -> None:
     html = report().page().html()
     table = html[html.index("Most confident mistakes") :]

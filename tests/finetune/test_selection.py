@@ -103,12 +103,16 @@ def test_an_epoch_chosen_on_the_test_clips_is_stamped_wherever_a_figure_stands(
         ({"val_share": 1.0}, r"val_share must lie in \(0, 1\)"),
         ({"val_every": 0}, "val_every must be at least 1"),
         ({"select": "val", "loop__ema": 0.9}, "leave out loop.ema"),
-        ({"select": "test", "data__test": []}, "select: test needs data.test"),
     ],
 )
 def test_a_choice_that_cannot_be_made_is_refused(recipe: FinetuneConfig, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         changed(recipe, **change)
+
+
+def test_choosing_on_test_clips_needs_some(recipe: FinetuneConfig) -> None:
+    with pytest.raises(UserError, match=r"select: test needs data\.test"):
+        run(changed(recipe, select="test", data__test=[]), show=False)
 
 
 def test_a_run_that_redoes_epochs_after_a_kill_chooses_the_same(
