@@ -156,10 +156,8 @@ def _finetune(arguments: argparse.Namespace, options: list[str]) -> int:
     if arguments.dry_run:
         _write(configs.to_yaml(config))
     elif arguments.folds:
-        from hicmae.finetune.folds import run_folds
-
         folds = None if arguments.folds == ["all"] else arguments.folds
-        _write(str(run_folds(config, folds, arguments.seeds) or "not all folds are there yet"))
+        _write(str(finetune.run_folds(config, folds, arguments.seeds) or "not all folds are there yet"))
     else:
         _write(f"weights: {finetune.run(config)}")
     return 0
@@ -169,15 +167,15 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> int:
     from hicmae import finetune
 
     if arguments.against:
-        from hicmae.finetune.against import told_against
-
-        _write(told_against(arguments.run, arguments.against))
+        _write(finetune.told_against(arguments.run, arguments.against))
         return 0
     report = finetune.evaluate(
         arguments.run,
         arguments.data or None,
         segments=arguments.segments,
         modality=arguments.modality,
+        merge=arguments.merge,
+        by=arguments.by,
         out=arguments.out,
         device=arguments.device,
     )
@@ -330,6 +328,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Commands]:
         "--data", nargs="+", default=[], metavar="DIR", help="labelled shards (default: the recipe's test)"
     )
     sub.add_argument("--segments", type=int, metavar="N", help="clips per sample whose predictions are averaged")
+    sub.add_argument("--merge", metavar="COLUMN", help="average predictions over a column, as task (AVCAffe)")
+    sub.add_argument("--by", metavar="COLUMN", help="figures for each value of a column of the shards, too, as sex")
     words = "no measurement: compare what is stored of RUN (a run, or a folder of folds) and OTHER, on the same clips"
     sub.add_argument("--against", metavar="OTHER", help=words)
     sub.add_argument("--modality", choices=["video", "audio"], help="give an audio-visual model this one alone")

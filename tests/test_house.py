@@ -39,7 +39,7 @@ TRAINING_PATH = ("models", "pretrain", "finetune", "runtime")
 # counting and drawing, which no step passes through
 NO_TRAINING = {
     *("profile.py", "report.py", "page.py", "charts.py", "metrics.py", "comparison.py"),
-    *("folds.py", "summary.py", "published.py", "against.py"),
+    *("folds.py", "summary.py", "published.py", "comparing.py", "regroup.py"),
 }
 TRAINING_DATA = ("samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
 MACHINE_PATH = re.compile(r"(?<![\w.}$<~-])/(?:home|work|Users|root|mnt|scratch)/[\w.-]+|\b[A-Z]:\\Users\\")

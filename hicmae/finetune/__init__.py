@@ -1,9 +1,24 @@
 """Fine-tuning and evaluation: labelled shards and a checkpoint in, a measured classifier out."""
 
+from hicmae.finetune.comparing import against, told_against
 from hicmae.finetune.config import FinetuneConfig, FinetuneData
 from hicmae.finetune.engine import build_model, run
 from hicmae.finetune.evaluation import evaluate
+from hicmae.finetune.folds import run_folds
 from hicmae.finetune.report import Report
+from hicmae.finetune.summary import Summary
 from hicmae.finetune.tasks import Classification
 
-__all__ = ["Classification", "FinetuneConfig", "FinetuneData", "Report", "build_model", "evaluate", "run"]
+__all__ = [
+    "Classification",
+    "FinetuneConfig",
+    "FinetuneData",
+    "Report",
+    "Summary",
+    "against",
+    "build_model",
+    "evaluate",
+    "run",
+    "run_folds",
+    "told_against",
+]

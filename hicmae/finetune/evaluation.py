@@ -19,6 +19,7 @@ from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import evaluate_batches
 from hicmae.datasets.sampling import eval_views
 from hicmae.finetune.inputs import Inputs, Modality, sound_of
+from hicmae.finetune.regroup import merged, with_parts
 from hicmae.finetune.report import Report, selection_of, stamp_of
 from hicmae.models.factory import create_model
 from hicmae.runtime.checkpoint import CHOSEN, CheckpointError, read_weights, weights_file
@@ -40,6 +41,8 @@ def evaluate(
     out: str | Path | None = None,
     device: str = "auto",
     ema: bool = False,
+    merge: str | None = None,
+    by: str | None = None,
     batch_size: int = 16,
     workers: int | None = None,
     show: bool = True,
@@ -56,6 +59,8 @@ def evaluate(
         out: where the files go; `evaluation` in the run folder when absent (`evaluation-ema`, `evaluation-video`, …).
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         ema: measure the averaged weights.
+        merge: a column of the shards; the predictions of clips with the same value are averaged (AVCAffe: `task`).
+        by: a column of the shards, as `sex`; figures are also given for the clips of each of its values.
         batch_size: samples per batch and process.
         workers: loader processes per process; the recipe's when absent.
 
@@ -69,10 +74,11 @@ def evaluate(
         folders = [str(folder) for folder in data] if data else list(config.get("data", {}).get("test", ()))
         if not folders:
             raise UserError(f"{source}: its recipe names no data.test; name folders of labelled shards, --data DIR")
+        index = open_test(folders, meta["labels"], str(file))
         report = report_on(
             model.to(place.device),
             meta,
-            open_test(folders, meta["labels"], str(file)),
+            index,
             place,
             segments=segments,
             modality=modality,
@@ -80,6 +86,9 @@ def evaluate(
             workers=workers,
             show=show,
         )
+        for column, regrouped in ((merge, merged), (by, with_parts)):
+            if column is not None:
+                report = regrouped(report, index, column)
         run = _run_folder(file)
         name = "-".join(["evaluation", *(["ema"] if meta.get("ema") else []), *([modality] if modality else [])])
         folder = Path(out) if out else (run or file.parent) / name

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hicmae import configs
 from hicmae.datasets import cards
 
-__all__ = ["published"]
+__all__ = ["published_results"]
 
 
-def published(model: str, protocol: str | None) -> tuple[list[str], list[list[str]]]:
+def published_results(model: str, protocol: str | None) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table: what the card of `model` says of the corpus of a protocol key, with its sources.
 
     No rows where there is no card, or no result on that corpus. Protocols are shown as the cards state them: whether

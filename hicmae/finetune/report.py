@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ import yaml
 from numpy.typing import NDArray
 
 from hicmae.datasets import fingerprint
-from hicmae.finetune.published import published
+from hicmae.finetune.published import published_results
 from hicmae.runtime import charts
 from hicmae.runtime.metrics import Estimate, Scores
 from hicmae.runtime.page import Page, write_file
 
-__all__ = ["Report", "selection_of", "stamp_of"]
+__all__ = ["Part", "Report", "selection_of", "stamp_of"]
 
 HEADLINES = {"uar": "UAR", "war": "WAR", "weighted_f1": "weighted F1", "macro_f1": "macro F1"}
 TEST_CHOSEN = "epoch CHOSEN ON THE TEST CLIPS"
@@ -39,6 +39,20 @@ def stamp_of(protocol: Mapping[str, Any]) -> str:
     """What must follow every figure that was measured so; empty where there is nothing to be said."""
     test = str(protocol.get("selection", "")).startswith(TEST_CHOSEN)
     return f" ({TEST_CHOSEN}: no result on unseen clips)" if test else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The clips of an evaluation that share a value of a column: one sex, one age."""
+
+    name: str
+    clips: int
+    groups: int | None
+    """Persons or sessions among them; None where they are not known."""
+    intervals: dict[str, Estimate]
+    """uar, war, weighted_f1, macro_f1 with their 95 % intervals."""
+    absent: tuple[str, ...]
+    """Classes none of these clips has: left out of UAR and macro F1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +93,10 @@ class Report:
     """What was measured of the clips (`hicmae.datasets.fingerprint`)."""
     config: dict[str, Any] = field(default_factory=dict)
     """The recipe of the run."""
+    by: str = ""
+    """The column that `parts` are made by."""
+    parts: tuple[Part, ...] = ()
+    """Figures of parts of the clips."""
 
     @property
     def stamp(self) -> str:
@@ -105,6 +123,7 @@ class Report:
             "absent": [self.labels[k] for k in self.scores.absent],
             "labels": list(self.labels),
             "confusion": self.confusion.tolist(),
+            **({"by": {self.by: {part.name: asdict(part) for part in self.parts}}} if self.parts else {}),
             "protocol": self.protocol,
             "notes": self.notes,
             "skipped": [list(pair) for pair in self.skipped],
@@ -131,7 +150,7 @@ class Report:
         page.tiles(self._tiles())
         for note in self.notes:
             page.note(note)
-        head, rows = published(str(self.config.get("model")), self.protocol.get("protocol"))
+        head, rows = published_results(str(self.config.get("model")), self.protocol.get("protocol"))
         if rows:
             page.heading("Published").table(head, rows, "As the card of the model states them; none was measured here.")
         page.heading("Confusion matrix").figure(
@@ -150,6 +169,8 @@ class Report:
             "Percent of the clips of each class that were found; their mean is the UAR.",
         )
         page.table(["class", "clips", "recall", "precision", "F1"], self._per_class())
+        if self.parts:
+            page.heading(f"By {self.by}").table(*self._by())
         curves = _curves(log)
         if curves:
             page.heading("Training").figures(curves)
@@ -174,6 +195,12 @@ class Report:
         width = max(12, *(len(name) for name in self.labels))
         lines += ["", f"{'class':{width}} {'clips':>6} {'recall':>7} {'precision':>10} {'F1':>6}"]
         lines += [f"{row[0]:{width}} {row[1]:>6} {row[2]:>7} {row[3]:>10} {row[4]:>6}" for row in self._per_class()]
+        if self.parts:
+            head, rows = self._by()
+            lines += [
+                "",
+                *(f"{row[0]:{width}} " + " ".join(f"{cell:>20}" for cell in row[1:]) for row in [head, *rows]),
+            ]
         return "\n".join([*lines, "", *(f"note: {note}" for note in self.notes)]).rstrip()
 
     # -- pieces ------------------------------------------------------------------------------------------------------
@@ -195,6 +222,16 @@ class Report:
         s = self.scores
         rows = zip(self.labels, s.support, s.recall, s.precision, s.f1, strict=True)
         return [[name, str(n), *("–" if v is None else f"{100 * v:.1f}" for v in values)] for name, n, *values in rows]
+
+    def _by(self) -> tuple[list[str], list[list[str]]]:
+        head = [self.by, "clips", "groups", "UAR", "WAR", "without clips of"]
+        rows = []
+        for p in self.parts:
+            figures = [[100 * x for x in p.intervals[name]] for name in ("uar", "war")]
+            shown = [f"{v:.2f} ({low:.1f} … {high:.1f})" + self.stamp for v, low, high in figures]
+            groups = "–" if p.groups is None else str(p.groups)
+            rows.append([p.name, str(p.clips), groups, *shown, ", ".join(p.absent) or "–"])
+        return head, rows
 
     def _mistakes(self, page: Page) -> None:
         confidence = self.probabilities[np.arange(len(self.guess)), self.guess]

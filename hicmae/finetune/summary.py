@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from hicmae.configs.errors import UserError
-from hicmae.finetune.published import published
+from hicmae.finetune.published import published_results
 from hicmae.finetune.report import HEADLINES, stamp_of
 from hicmae.runtime import charts
 from hicmae.runtime.comparison import Total, total
@@ -120,7 +120,7 @@ class Summary:
     @property
     def published(self) -> tuple[list[str], list[list[str]]]:
         """Head and rows of the published results of this model on this corpus."""
-        return published(str(self.config.get("model")), self.protocol.get("protocol"))
+        return published_results(str(self.config.get("model")), self.protocol.get("protocol"))
 
     def page(self) -> Page:
         """The page."""

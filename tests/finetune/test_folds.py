@@ -19,7 +19,7 @@ from hicmae.configs import ConfigError, as_dict
 from hicmae.datasets import Index, ShardConfig, write_shards
 from hicmae.finetune import FinetuneConfig
 from hicmae.finetune.folds import jobs_of, run_folds
-from hicmae.finetune.published import published
+from hicmae.finetune.published import published_results
 from hicmae.finetune.summary import Fold, summarise
 from hicmae.runtime.checkpoint import read_weights, weights_file
 from hicmae.runtime.metrics import confusion_matrix, scores
@@ -335,10 +335,10 @@ def test_predicted_numbers_are_pooled_too() -> None:
 
 
 def test_published_rows_stand_beside_a_result_of_their_corpus_with_their_source() -> None:
-    head, found = published("hicmae_base", "crema_d/6class-intended/subject-5fold/last")
+    head, found = published_results("hicmae_base", "crema_d/6class-intended/subject-5fold/last")
     assert head[0] == "published" and any("84.94" in " ".join(row) for row in found)
     assert all(row[-1] for row in found)
-    assert published("hicmae_base", None)[1] == published("unknown", "crema_d/x")[1] == []
+    assert published_results("hicmae_base", None)[1] == published_results("unknown", "crema_d/x")[1] == []
     known = evaluation(config={"model": "mae_dfer_base"})
     known["protocol"]["protocol"] = "dfew/7class-perceived/official-5fold/last"
     text = str(summarise([Fold(name="1", seed=0, found=known)]))

@@ -14,7 +14,7 @@ from hicmae.cli import main
 from hicmae.configs import as_dict
 from hicmae.configs.errors import UserError
 from hicmae.finetune import FinetuneConfig
-from hicmae.finetune.against import against, told_against
+from hicmae.finetune.comparing import against, told_against
 from hicmae.runtime.comparison import compare
 from tests.finetune.conftest import changed
 from tests.finetune.test_folds import three_folds, whole  # noqa: F401  (fixtures)
