@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,14 +13,91 @@ from hicmae.datasets.transforms import AugmentConfig
 from hicmae.runtime.loop import LoopConfig
 from hicmae.runtime.optim import OptimConfig
 
-__all__ = ["FinetuneConfig", "FinetuneData"]
+__all__ = ["FinetuneConfig", "FinetuneData", "TaskConfig"]
 
 FIXED = {
-    "num_classes": "comes from the labels of data.train",
-    "keep_temporal": "asks for an output per frame, and labels are per clip",
+    "num_classes": "comes from the labels of data.train and from task.columns",
+    "keep_temporal": "is task.per_frame",
     "frames": "is data.frames",
     "size": "is data.size",
 }
+_LABELLED = ("single", "joint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """What is learnt of a clip, and what its loss is."""
+
+    kind: Literal["single", "soft", "multi", "regression", "joint"] = "single"
+    """`single`: one class, the clip's label; `soft`: shares of the classes, from raters' votes; `multi`: classes
+    independent of each other; `regression`: numbers, as valence; `joint`: one class and numbers."""
+    columns: list[str] = field(default_factory=list)
+    """Columns of the shards' list that hold the targets. `soft`: one, with as many votes for each class in their order
+    as `3 0 1` (null: `votes`); `multi`: one per class, with 0 or 1; `regression`, `joint`: one per number."""
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Least and greatest number that a column may hold; one outside is an error before training."""
+    loss: Literal["mse", "l1", "smooth_l1", "ccc", "pcc"] = "mse"
+    """Of numbers: squared, absolute, smooth absolute error, 1 - concordance, 1 - Pearson correlation (of a batch)."""
+    loss_weight: float = 1.0
+    """`joint`: weight of the loss of the numbers beside that of the class."""
+    activation: Literal["none", "sigmoid", "relu", "tanh"] = "none"
+    """What outputs that are numbers pass through."""
+    per_frame: bool = False
+    """An output for every frame (of the filter bank where there is no video), all learnt from the clip's target and
+    averaged in evaluation."""
+    balanced: bool = False
+    """Take clips of each class equally often; raises UAR at the cost of WAR."""
+    logit_adjustment: float = 0.0
+    """Times log of a class's share of the training clips is added to its logit in training (Menon et al. 2021; 1 is
+    their choice); raises UAR at the cost of WAR."""
+
+    def __post_init__(self) -> None:
+        kind = self.kind
+        if kind == "soft" and not self.columns:  # as the corpora's shards have it
+            object.__setattr__(self, "columns", ["votes"])
+        count, distinct = len(self.columns), len(set(self.columns))
+        if distinct < count or not {"single": count == 0, "soft": count == 1}.get(kind, count > 0):
+            wanted = {"single": "none", "soft": "one"}.get(kind, "one or more")
+            raise ValueError(f"task.columns: {kind!r} takes {wanted}, each once, not {self.columns}")
+        for name, bounds in self.ranges.items():
+            if name not in self.values:
+                raise ValueError(
+                    f"task.ranges: {name} is no number that is learnt; there are {', '.join(self.values) or 'none'}"
+                )
+            if not bounds[0] < bounds[1]:
+                raise ValueError(f"task.ranges.{name} must hold the least number first, not {list(bounds)}")
+        numbers = ("regression", "joint")
+        for key, kinds in {
+            **dict.fromkeys(("balanced", "logit_adjustment"), _LABELLED),
+            **dict.fromkeys(("loss", "activation"), numbers),
+            "loss_weight": ("joint",),
+        }.items():
+            if getattr(self, key) != getattr(TaskConfig, key) and kind not in kinds:
+                raise ValueError(f"task.{key} does nothing where task.kind is {kind}: leave it out")
+        for key in ("loss_weight", "logit_adjustment"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ValueError(f"task.{key} must be at least 0, not {getattr(self, key)}")
+        if self.balanced and self.logit_adjustment:
+            raise ValueError("task.balanced and task.logit_adjustment both make up for rare classes: choose one")
+
+    @property
+    def labelled(self) -> bool:
+        """The clips' labels are learnt."""
+        return self.kind in _LABELLED
+
+    @property
+    def classed(self) -> bool:
+        """Outputs are those of the label names of the data."""
+        return self.kind in ("single", "soft", "joint")
+
+    def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Names of a model's outputs, for data with these label names."""
+        return (*(classes if self.classed else ()), *(() if self.kind == "soft" else self.columns))
+
+    @property
+    def values(self) -> list[str]:
+        """Names of outputs that are numbers."""
+        return self.columns if self.kind in ("regression", "joint") else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +156,11 @@ class FinetuneConfig:
     depth; null follows `fidelity`."""
     data: FinetuneData = FinetuneData()
     """Where the clips come from."""
+    task: TaskConfig = TaskConfig()
+    """What is learnt of them."""
     augment: AugmentConfig = AugmentConfig()
-    """Augmentation, mixing and label smoothing."""
+    """Augmentation, mixing and label smoothing; where numbers are learnt there is no mixing, and only labels are
+    smoothed."""
     mix_audio: bool | None = None
     """Mixup and cutmix mix the sound too; the published code mixes frames and labels only. null follows `fidelity`.
     Models that only hear always mix it."""
@@ -112,11 +195,14 @@ class FinetuneConfig:
             object.__setattr__(self, "layer_decay_groups", self.fidelity)
         if self.mix_audio is None:
             object.__setattr__(self, "mix_audio", self.fidelity != "published")
+        mix = 0.0 if self.task.values else self.augment.mix
+        smoothing = self.augment.smoothing if self.task.labelled else 0.0
+        object.__setattr__(self, "augment", dataclasses.replace(self.augment, mix=mix, smoothing=smoothing))
         size = {"length": self.args.get("audio_frames"), "bins": self.args.get("mels")}
         object.__setattr__(self, "sound", self.sound.sized(**size))
         for name, reason in FIXED.items():
             if self.args.get(name):
-                raise ValueError(f"args.{name} cannot be set for classification: it {reason}")
+                raise ValueError(f"args.{name} cannot be set for fine-tuning: it {reason}")
         if not 0 < self.val_share < 1:
             raise ValueError(f"val_share must lie in (0, 1), not {self.val_share}")
         if self.val_every < 1:

@@ -1,4 +1,4 @@
-"""A fine-tuning run from its recipe: labelled shards -> stream -> classifier -> loop -> checkpoint -> evaluation."""
+"""A fine-tuning run from its recipe: labelled shards -> stream -> model -> loop -> checkpoint -> evaluation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import Stream
 from hicmae.datasets.sampling import train_view
 from hicmae.finetune.config import FinetuneConfig
-from hicmae.finetune.evaluation import check_labelled, open_test, report_on, write_report
+from hicmae.finetune.evaluation import check_labelled, headline, open_test, report_on, write_report
 from hicmae.finetune.inputs import Inputs, mixed, sound_of
+from hicmae.finetune.outputs import Outputs
 from hicmae.finetune.report import stamp_of
 from hicmae.finetune.selection import Chooser, validation_part
-from hicmae.finetune.tasks import Classification
+from hicmae.finetune.targets import Targeted, read_targets
+from hicmae.finetune.tasks import task_of
 from hicmae.models.base import Model
 from hicmae.models.convert import LoadReport, load_checkpoint
 from hicmae.models.factory import arguments_for, create_model, model_arguments
@@ -53,10 +55,10 @@ def run(config: FinetuneConfig, *, show: bool = True) -> Path:
 
 
 def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, LoadReport | None]:
-    """The classifier a recipe describes: fresh weights from the recipe's seed, then those of `init`.
+    """The model a recipe describes: fresh weights from the recipe's seed, then those of `init`.
 
-    Arguments the recipe does not state are those of the checkpoint. A head is taken over only where its label names
-    are known to be `labels`, in this order.
+    Arguments the recipe does not state are those of the checkpoint. A head is taken over only where its outputs are
+    known to be `labels`, in this order, and to mean the same.
     """
     file = _init_file(config)
     stored = read_weights(file)[1] if file is not None and file.suffix == ".safetensors" else {}
@@ -72,6 +74,7 @@ def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, L
                 **{key: value for key, value in _sizes(config).items() if key in known},
                 **config.args,
                 "num_classes": len(labels),
+                "keep_temporal": config.task.per_frame,
             },
         )
     except (TypeError, ValueError) as error:
@@ -85,7 +88,7 @@ def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, L
     if contradicted:
         told = ", ".join(f"args.{key} is {mine!r}, {file} has {its!r}" for key, (its, mine) in contradicted.items())
         raise configs.ConfigError(f"{told}; leave the key out to take the checkpoint's")
-    if stored.get("labels") != list(labels) and any(name in fresh for name in loaded.loaded):
+    if Outputs.of(stored) != Outputs.for_task(config.task, labels) and any(name in fresh for name in loaded.loaded):
         model.load_state_dict(fresh, strict=False)
         loaded.loaded = [name for name in loaded.loaded if name not in fresh]
         loaded.new += list(fresh)
@@ -95,15 +98,15 @@ def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, L
 
 def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     train = _open_train(config)
-    labels = train.classes
-    test = _open_test(config, config.data.test, labels) if config.data.test else None
+    labels = config.task.outputs(train.classes)
+    test = _open_test(config, config.data.test, train.classes) if config.data.test else None
     train, judge, unit = _judged(config, train, test)
     out = Path(config.out)
     configs.check_recipe(config, out)
     model, loaded = build_model(config, labels)
     inputs = Inputs.of(model)
     whole, train = len(train), _heard(config, train, inputs, model.name)
-    _check_classes(config, train)
+    counts = _check_classes(config, train) if config.task.labelled else []
     sound = sound_of(model, config.sound)
     stream = _stream(config, train, place, inputs, sound)
     place.wait()
@@ -116,7 +119,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
             say(f"{whole - len(train):,} of {whole:,} training clips cannot be heard: left out")
         size = sum(parameter.numel() for parameter in model.parameters())
         say(
-            f"{config.model}: {size:,} parameters; {len(train):,} clips of {len(labels)} classes, "
+            f"{config.model}: {size:,} parameters; {len(train):,} clips of {_told_outputs(config, labels)}, "
             f"{stream.steps_per_epoch} steps per epoch, {config.loop.epochs} epochs on {place.world} x "
             f"{place.device.type}; run folder {out}"
         )
@@ -129,13 +132,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     torch.manual_seed(config.seed + place.rank)  # drop path drawn anew in each process
     last = fit(
         model,
-        Classification(
-            classes=len(labels),
-            augment=config.augment,
-            seed=config.seed,
-            inputs=inputs,
-            mix_audio=bool(config.mix_audio),
-        ),
+        task_of(config, inputs, counts),
         stream,
         groups=parameter_groups(
             model,
@@ -170,12 +167,8 @@ def _measure(model: Model, file: Path, test: Index, out: Path, place: Place, sho
         ema = bool(meta.get("ema"))
         write_report(report, out / ("evaluation-ema" if ema else "evaluation"), out / "log.jsonl", show)
         if show:
-            uar, war = report.intervals["uar"], report.intervals["war"]
-            say(
-                f"{'averaged weights: ' if ema else ''}UAR {100 * uar.value:.2f} % ({100 * uar.low:.1f} … "
-                f"{100 * uar.high:.1f}), WAR {100 * war.value:.2f} % ({100 * war.low:.1f} … {100 * war.high:.1f}), "
-                f"{len(report.truth):,} clips{stamp_of(report.protocol)}"
-            )
+            found = f"{headline(report)}, {len(report.truth):,} clips{stamp_of(report.protocol)}"
+            say(f"{'averaged weights: ' if ema else ''}{found}")
 
 
 # -- what goes in ----------------------------------------------------------------------------------------------------
@@ -187,8 +180,9 @@ def _open_train(config: FinetuneConfig) -> Index:
             "data.train is empty: name labelled folders that `hicmae shard` wrote, --data.train DIR"
         )
     train = Index.join([Index.load(folder) for folder in config.data.train])
-    check_labelled(train)
-    if len(train.classes) < 2:
+    if config.task.labelled:
+        check_labelled(train)
+    if config.task.classed and len(train.classes) < 2:
         raise UserError(f"{train.folder}: a classifier needs two classes or more, its labels are {train.classes}")
     return train
 
@@ -207,7 +201,8 @@ def _judged(config: FinetuneConfig, train: Index, test: Index | None) -> tuple[I
     return train.select(~mask), train.select(mask), unit
 
 
-def _check_classes(config: FinetuneConfig, train: Index) -> None:
+def _check_classes(config: FinetuneConfig, train: Index) -> list[int]:
+    """How many clips each class has; UserError where one has none."""
     counts = np.bincount(train.labels, minlength=len(train.classes))
     empty = [name for name, count in zip(train.classes, counts, strict=True) if not count]
     if empty:
@@ -215,6 +210,7 @@ def _check_classes(config: FinetuneConfig, train: Index) -> None:
             f"{', '.join(map(str, config.data.train))}: no training clip has the label {', '.join(empty)}; "
             f"shard clips of it, or shard without it in `classes`"
         )
+    return counts.tolist()
 
 
 def _heard(config: FinetuneConfig, train: Index, inputs: Inputs, model: str) -> Index:
@@ -248,6 +244,9 @@ def _sizes(config: FinetuneConfig) -> dict[str, int]:
 
 
 def _open_test(config: FinetuneConfig, folders: Sequence[str], labels: Sequence[str]) -> Index:
+    """The test clips; label numbers mean `labels`, where labels are learnt."""
+    if not config.task.classed:
+        return open_test(folders, labels, "the training data", config.task)
     for folder in folders:
         index = Index.load(folder)
         check_labelled(index)
@@ -260,19 +259,22 @@ def _open_test(config: FinetuneConfig, folders: Sequence[str], labels: Sequence[
                 f"{', '.join(names) or 'none'}; the training labels are {', '.join(labels)}. Shard both with the same "
                 "--classes, or leave data.test empty and use hicmae evaluate, which allows classes without clips"
             )
-    return open_test(folders, labels, "the training data")
+    return open_test(folders, labels, "the training data", config.task)
 
 
 def _stream(config: FinetuneConfig, train: Index, place: Place, inputs: Inputs, sound: SoundConfig | None) -> Stream:
-    data, loop = config.data, config.loop
+    data, loop, task = config.data, config.loop, config.task
+    view = train_view(
+        *(data.frames, data.stride, data.size, config.augment, sound, config.sound_augment),
+        need_sound=not inputs.missing,
+        see=inputs.video,
+    )
+    if task.columns:
+        view = Targeted(view, read_targets(train, task))
     try:
         return Stream(
-            train,
-            train_view(
-                *(data.frames, data.stride, data.size, config.augment, sound, config.sound_augment),
-                need_sound=not inputs.missing,
-                see=inputs.video,
-            ),
+            dataclasses.replace(train, corpus=train.labels) if task.balanced else train,
+            view,
             batch_size=loop.batch_size,
             accumulate=loop.accumulate,
             seed=config.seed,
@@ -280,6 +282,7 @@ def _stream(config: FinetuneConfig, train: Index, place: Place, inputs: Inputs, 
             world=place.world,
             workers=data.workers,
             max_bad_share=data.max_bad_share,
+            weights=[1.0] * len(train.classes) if task.balanced else None,
         )
     except ValueError as error:
         raise configs.ConfigError(f"loop.batch_size: {error}") from None
@@ -306,9 +309,17 @@ def _meta(
         "stage": "finetune",
         "args": model.args,
         "labels": list(labels),
+        "task": configs.as_dict(config.task),
         "preprocessing": preprocessing,
         "config": configs.as_dict(config),
     }
+
+
+def _told_outputs(config: FinetuneConfig, labels: Sequence[str]) -> str:
+    """What is learnt, in words: `7 classes`, `3 classes and valence`."""
+    values = config.task.values
+    classes = len(labels) - len(values)
+    return " and ".join([*([f"{classes} classes"] if classes else []), *values])
 
 
 def _heard_before(config: FinetuneConfig, sound: SoundConfig | None) -> str:

@@ -1,4 +1,4 @@
-"""Multi-view prediction of every clip exactly once, however many processes share the work, and its report."""
+"""Measuring a fine-tuned model: labelled shards and a checkpoint in, a report out."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from hicmae.configs.errors import ConfigError, UserError
-from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.fingerprint import differences
 from hicmae.datasets.index import Index
-from hicmae.datasets.pipeline import evaluate_batches
-from hicmae.datasets.sampling import eval_views
+from hicmae.finetune.config import TaskConfig
 from hicmae.finetune.inputs import Inputs, Modality, sound_of
+from hicmae.finetune.outputs import Outputs
+from hicmae.finetune.predictions import clips_of, predict_index
 from hicmae.finetune.regroup import merged, with_parts
 from hicmae.finetune.report import Report, selection_of, stamp_of
+from hicmae.finetune.targets import read_targets
+from hicmae.finetune.values import ValueReport
 from hicmae.models.factory import create_model
 from hicmae.runtime.checkpoint import CHOSEN, CheckpointError, read_weights, weights_file
 from hicmae.runtime.dist import Place, process_group
-from hicmae.runtime.log import progress, say
-from hicmae.runtime.metrics import Scores, bootstrap, confusion_matrix, scores
+from hicmae.runtime.log import say
+from hicmae.runtime.metrics import Scores, bootstrap, bootstrap_regression, confusion_matrix, regression, scores
+from hicmae.runtime.multilabel import multilabel
 
-__all__ = ["clips_of", "evaluate", "open_test", "predict_index", "report_on"]
+__all__ = ["check_labelled", "evaluate", "headline", "open_test", "report_on", "write_report"]
 
 DRAWS = 2000  # resamplings behind an interval
+CLASSIFIER = TaskConfig()
 
 
 def evaluate(
@@ -46,10 +49,11 @@ def evaluate(
     batch_size: int = 16,
     workers: int | None = None,
     show: bool = True,
-) -> Report:
+) -> Report | ValueReport:
     """Measure a fine-tuned model, write evaluation.json, predictions.csv and evaluation.html, return the report.
 
-    Softmax per view, mean over the views of a video, argmax. Works in one process or under `torchrun`.
+    Softmax per view, mean over the views of a video, argmax; numbers are averaged over the views. Works in one process
+    or under `torchrun`.
 
     Args:
         source: run folder, checkpoint folder or weights file of a fine-tuned model.
@@ -74,7 +78,8 @@ def evaluate(
         folders = [str(folder) for folder in data] if data else list(config.get("data", {}).get("test", ()))
         if not folders:
             raise UserError(f"{source}: its recipe names no data.test; name folders of labelled shards, --data DIR")
-        index = open_test(folders, meta["labels"], str(file))
+        task = TaskConfig(**meta.get("task", {}))
+        index = open_test(folders, Outputs.of(meta).classes, str(file), task)
         report = report_on(
             model.to(place.device),
             meta,
@@ -97,12 +102,18 @@ def evaluate(
         return report
 
 
-def open_test(folders: Sequence[str | Path], labels: Sequence[str], model: str) -> Index:
+def open_test(folders: Sequence[str | Path], labels: Sequence[str], model: str, task: TaskConfig = CLASSIFIER) -> Index:
     """The clips of labelled shards as one index whose label numbers mean `labels`, matched by name.
 
+    Where `task` is not about labels, as they are, with targets that can be read.
+
     Raises:
-        UserError: a clip without a label, or a label that is not among `labels`.
+        UserError: a clip without a label, a label that is not among `labels`, or a target that is missing or wrong.
     """
+    if not task.classed:
+        index = Index.join([Index.load(folder) for folder in folders])
+        read_targets(index, task)
+        return index
     place = {name: number for number, name in enumerate(labels)}
     mapped = []
     for folder in folders:
@@ -118,7 +129,10 @@ def open_test(folders: Sequence[str | Path], labels: Sequence[str], model: str) 
         check_labelled(index)
         number = np.array([place.get(name, -1) for name in index.classes], np.int64)
         mapped.append(dataclasses.replace(index, classes=tuple(labels), labels=number[index.labels]))
-    return Index.join(mapped)
+    index = Index.join(mapped)
+    if task.kind == "joint":
+        read_targets(index, task)
+    return index
 
 
 def check_labelled(index: Index) -> None:
@@ -132,98 +146,6 @@ def check_labelled(index: Index) -> None:
         )
 
 
-@torch.no_grad()
-def predict_index(
-    model: nn.Module,
-    index: Index,
-    place: Place,
-    *,
-    frames: int,
-    stride: int,
-    size: int,
-    segments: int,
-    inputs: Inputs | None = None,
-    sound: SoundConfig | None = None,
-    batch_size: int = 16,
-    workers: int = 0,
-    max_bad_share: float = 0.01,
-    show: bool = True,
-) -> tuple[NDArray[np.int64], NDArray[np.float64], list[tuple[str, str]]]:
-    """Class probabilities of every sample, in every process the same: softmax per view, mean over views.
-
-    Returns numbers (M,) of the samples that could be read, ascending, their probabilities (M, K), and (key, reason) of
-    the others. Each sample is read by one process, once.
-
-    Args:
-        inputs: what the model is given; all it takes when absent.
-        sound: what it hears; the published statistics when absent.
-    """
-    inputs = inputs or Inputs.of(model)
-    sound = (sound or sound_of(model, None)) if inputs.audio else None
-    views = eval_views(frames, stride, size, segments, sound, need_sound=inputs.need_audio, see=inputs.video)
-    numbers: list[NDArray[np.int64]] = []
-    values: list[NDArray[np.float64]] = []
-    skipped: list[tuple[str, str]] = []
-    problem: str | None = None
-    model.eval()
-    share = len(index) * (place.rank + 1) // place.world - len(index) * place.rank // place.world
-    with progress(total=share, desc="evaluate", unit="clip", show=show and place.first) as bar:
-        batches = evaluate_batches(
-            index,
-            views,
-            batch_size=batch_size,
-            rank=place.rank,
-            world=place.world,
-            workers=workers,
-            max_bad_share=max_bad_share,
-        )
-        try:
-            for batch in batches:
-                given = (batch.get(name) for name in ("video", "audio", "has_audio"))
-                moved = (None if x is None else x.to(place.device, non_blocking=True) for x in given)
-                logits = inputs.of_evaluation(model, *moved)  # (B * V, K)
-                chances = logits.double().softmax(-1).unflatten(0, (-1, segments)).mean(1)  # (B, K)
-                numbers.append(batch["number"][::segments].numpy())
-                values.append(chances.cpu().numpy())
-                skipped += batch["skipped"]
-                bar.update(len(chances) + len(batch["skipped"]))
-        except UserError as error:  # told to all, or the others would wait for ever
-            problem = str(error)
-    gathered = place.gather((problem, numbers, values, skipped))
-    for told, *_ in gathered:
-        if told is not None:
-            raise UserError(told)
-    number = np.concatenate([n for part in gathered for n in part[1]])
-    probabilities = np.concatenate([v for part in gathered for v in part[2]])
-    skipped = [pair for part in gathered for pair in part[3]]
-    order = np.argsort(number, kind="stable")
-    number = number[order]
-    if len(np.unique(number)) != len(number) or len(number) + len(skipped) != len(index):
-        raise RuntimeError(f"{len(number)} predictions and {len(skipped)} skips for {len(index)} samples")
-    return number, probabilities[order], skipped
-
-
-def clips_of(index: Index, number: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which samples are views of one video: (M,) sample numbers -> (M,) clip numbers in order of appearance.
-
-    A long video lies in the shards as several samples. Where its samples carry different labels it is a recording of
-    several clips, and they stay apart.
-    """
-    folder = [index.shards[s].path.parent for s in index.shard[number]]
-    videos = list(zip(folder, index.sources[number], strict=True))
-    labels: dict[Any, set[int]] = {}
-    for video, label in zip(videos, index.labels[number].tolist(), strict=True):
-        labels.setdefault(video, set()).add(label)
-    seen: dict[Any, int] = {}
-    return np.array(
-        [
-            seen.setdefault(video if len(labels[video]) == 1 else (video, n), len(seen))
-            for video, n in zip(videos, number.tolist(), strict=True)
-        ],
-        np.int64,
-    )
-
-
 def report_on(
     model: nn.Module,
     meta: Mapping[str, Any],
@@ -235,11 +157,12 @@ def report_on(
     batch_size: int = 16,
     workers: int | None = None,
     show: bool = True,
-) -> Report:
+) -> Report | ValueReport:
     """The report on a model (on its device) with what its checkpoint says of itself, over all clips of `index`."""
-    data = meta["config"]["data"]
+    data, outputs, task = meta["config"]["data"], Outputs.of(meta), TaskConfig(**meta.get("task", {}))
     inputs = Inputs.of(model, modality)
     index, unheard = _heard(index, inputs, drop=bool(data.get("drop_without_sound")))
+    targets = read_targets(index, task).double().numpy() if task.kind in ("multi", "regression", "joint") else None
     views = {name: int(data[name]) for name in ("frames", "stride", "size")}
     views["segments"] = segments if segments is not None else int(data["segments"])
     if views["segments"] < 1:
@@ -250,42 +173,33 @@ def report_on(
         place,
         **views,
         inputs=inputs,
+        outputs=outputs,
         sound=sound_of(model, meta.get("preprocessing", {}).get("sound")),
         batch_size=batch_size,
         workers=int(data["workers"]) if workers is None else workers,
         max_bad_share=float(data["max_bad_share"]),
         show=show,
     )
-    clip = clips_of(index, number)
+    told = index.labels[number, None] if targets is None else np.column_stack([index.labels[number], targets[number]])
+    clip = clips_of(index, number, list(map(tuple, told.tolist())))
     first = np.unique(clip, return_index=True)[1]  # a clip's first sample stands for it
-    probabilities = np.zeros((len(first), by_sample.shape[1]))
-    np.add.at(probabilities, clip, by_sample)
-    probabilities /= np.bincount(clip)[:, None]
+    found = np.zeros((len(first), by_sample.shape[1]))
+    np.add.at(found, clip, by_sample)
+    found /= np.bincount(clip)[:, None]
     rows = number[first]
-    truth, guess = index.labels[rows], probabilities.argmax(1)
     groups = None if any(group is None for group in index.groups[rows]) else [str(g) for g in index.groups[rows]]
-    labels = tuple(meta["labels"])
     folders = list(dict.fromkeys(str(shard.path.parent) for shard in index.shards))
-    confusion = confusion_matrix(truth, guess, len(labels))
-    figures = scores(confusion)
     taken = f"@{index.selection}" if index.selection else ""
     selected = meta.get("selected") or {}
     chosen = {"selection": selection_of(selected)}
     where = ", ".join(folders) + taken
     unit = f"{len(set(groups))} groups" if groups is not None else "clip-level (groups unknown)"
-    return Report(
-        title=f"{meta['name']}{f' ({modality} alone)' if modality else ''} on {where}{stamp_of(chosen)}",
-        labels=labels,
-        scores=figures,
-        intervals=bootstrap(truth, guess, groups, len(labels), samples=DRAWS),
-        confusion=confusion,
-        keys=list(index.keys[rows]) if len(rows) == len(number) else list(index.sources[rows]),
-        sources=list(index.sources[rows]),
-        groups=groups,
-        truth=truth,
-        guess=guess,
-        probabilities=probabilities,
-        protocol={
+    common: dict[str, Any] = {
+        "title": f"{meta['name']}{f' ({modality} alone)' if modality else ''} on {where}{stamp_of(chosen)}",
+        "keys": list(index.keys[rows]) if len(rows) == len(number) else list(index.sources[rows]),
+        "sources": list(index.sources[rows]),
+        "groups": groups,
+        "protocol": {
             **({"protocol": f"{index.protocol}/{selected.get('by', 'last')}"} if index.protocol else {}),
             "data": folders,
             **({"samples with": index.selection} if index.selection else {}),
@@ -299,30 +213,84 @@ def report_on(
             "intervals": f"95 %, {DRAWS} bootstrap draws, {unit}",
             "fidelity": meta["config"].get("fidelity", "corrected"),
         },
-        notes=[
-            *_notes(figures, labels, groups, len(skipped), meta.get("preprocessing", {}), index),
-            *_sound_notes(inputs, len(unheard), int((~index.sound[number]).sum())),
-        ],
-        skipped=skipped + unheard,
-        preprocessing=dict(meta.get("preprocessing", {})),
-        fingerprint=index.fingerprint,
-        config=dict(meta["config"]),
+        "skipped": skipped + unheard,
+        "preprocessing": dict(meta.get("preprocessing", {})),
+        "fingerprint": index.fingerprint,
+        "config": dict(meta["config"]),
+    }
+    notes = [
+        *_data_notes(groups, len(skipped), meta.get("preprocessing", {}), index),
+        *_sound_notes(inputs, len(unheard), int((~index.sound[number]).sum())),
+    ]
+    if targets is not None and task.kind != "joint":
+        report_of = _numbers_report if task.kind == "regression" else _classes_report
+        return report_of(outputs.names, targets[rows], found, {**common, "notes": notes})
+    labels, truth, guess = outputs.classes, index.labels[rows], found[:, : len(outputs.classes)].argmax(1)
+    confusion = confusion_matrix(truth, guess, len(labels))
+    figures = scores(confusion)
+    values = None
+    if targets is not None:
+        values = _numbers_report(outputs.values, targets[rows], found[:, len(labels) :], {**common, "notes": []})
+        notes += values.notes
+    return Report(
+        **common,
+        notes=[*_notes(figures, labels), *notes],
+        labels=labels,
+        scores=figures,
+        intervals=bootstrap(truth, guess, groups, len(labels), samples=DRAWS),
+        confusion=confusion,
+        truth=truth,
+        guess=guess,
+        probabilities=found[:, : len(labels)],
+        values=values,
     )
 
 
-def _notes(
-    figures: Scores,
-    labels: Sequence[str],
-    groups: Sequence[str] | None,
-    skipped: int,
-    trained: Mapping[str, Any],
-    index: Index,
-) -> list[str]:
+def headline(report: Report | ValueReport) -> str:
+    """The first two figures of a report with their intervals, on one line."""
+    if isinstance(report, ValueReport):
+        shown = list(report.intervals.items())[:2]
+        return ", ".join(f"{name} {e.value:.4f} ({e.low:.3f} … {e.high:.3f})" for name, e in shown)
+    names = {"UAR": report.intervals["uar"], "WAR": report.intervals["war"]}
+    return ", ".join(
+        f"{name} {100 * e.value:.2f} % ({100 * e.low:.1f} … {100 * e.high:.1f})" for name, e in names.items()
+    )
+
+
+def _numbers_report(
+    names: tuple[str, ...], truth: NDArray[np.float64], found: NDArray[np.float64], common: dict[str, Any]
+) -> ValueReport:
+    """The report on numbers (N, D)."""
+    measured, shown = regression(truth, found, names), ("mae", "rmse", "pcc", "ccc", "ccc_unbiased")
+    intervals = bootstrap_regression(truth, found, common["groups"], samples=DRAWS)
+    return ValueReport(
+        **{**common, "notes": [*common["notes"], *measured.notes]},
+        names=names,
+        intervals={name: intervals[name] for name in shown},
+        figures={name: {key: getattr(measured, key)[d] for key in shown} for d, name in enumerate(names)},
+        truth=truth,
+        predicted=found,
+    )
+
+
+def _classes_report(
+    names: tuple[str, ...], truth: NDArray[np.float64], found: NDArray[np.float64], common: dict[str, Any]
+) -> ValueReport:
+    """The report on probabilities (N, D) of classes independent of each other, decided at one half."""
+    measured = multilabel(truth > 0.5, found > 0.5, common["groups"], samples=DRAWS)
+    keys = ("support", "recall", "precision", "f1")
+    return ValueReport(
+        **common,
+        names=names,
+        intervals=measured.intervals,
+        figures={name: {key: getattr(measured, key)[d] for key in keys} for d, name in enumerate(names)},
+        truth=truth,
+        predicted=found,
+    )
+
+
+def _notes(figures: Scores, labels: Sequence[str]) -> list[str]:
     notes = []
-    if groups is None:
-        notes.append(
-            "clip-level (groups unknown): the intervals are resampled over clips, and are too narrow if people recur."
-        )
     if figures.absent:
         names = ", ".join(labels[k] for k in figures.absent)
         notes.append(f"No clip of the test data has the label {names}: left out of UAR and macro F1.")
@@ -331,6 +299,15 @@ def _notes(
         notes.append("Every clip was given the same class: the model tells nothing apart.")
     elif never:
         notes.append(f"Never predicted: {', '.join(never)}.")
+    return notes
+
+
+def _data_notes(groups: Sequence[str] | None, skipped: int, trained: Mapping[str, Any], index: Index) -> list[str]:
+    notes = []
+    if groups is None:
+        notes.append(
+            "clip-level (groups unknown): the intervals are resampled over clips, and are too narrow if people recur."
+        )
     if skipped:
         notes.append(f"{skipped} clip{'s' * (skipped != 1)} could not be read and are in no number; they are listed.")
     tested = index.preprocessing
@@ -384,7 +361,8 @@ def _run_folder(file: Path) -> Path | None:
     return file.parents[2] if len(file.parents) > 2 and file.parents[1].name == "checkpoints" else None
 
 
-def write_report(report: Report, folder: Path, log: Path | None, show: bool) -> None:
+def write_report(report: Report | ValueReport, folder: Path, log: Path | None, show: bool) -> None:
+    """Write a report's files; `log` is the run's, for its curves. Raises UserError where that cannot be done."""
     try:
         page = report.write(folder, log)
     except OSError as error:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hicmae.datasets import fingerprint
 from hicmae.finetune.published import published_results
+from hicmae.finetune.values import ValueReport
 from hicmae.runtime import charts
 from hicmae.runtime.metrics import Estimate, Scores
 from hicmae.runtime.page import Page, write_file
@@ -93,6 +94,8 @@ class Report:
     """What was measured of the clips (`hicmae.datasets.fingerprint`)."""
     config: dict[str, Any] = field(default_factory=dict)
     """The recipe of the run."""
+    values: ValueReport | None = None
+    """Numbers that the model predicted beside the classes."""
     by: str = ""
     """The column that `parts` are made by."""
     parts: tuple[Part, ...] = ()
@@ -131,6 +134,7 @@ class Report:
             "fingerprint": self.fingerprint,
             "config": self.config,
             "predictions": list(self._rows()),
+            **({"values": self.values.to_dict()} if self.values is not None else {}),
         }
 
     def write(self, folder: Path, log: Path | None = None) -> Path:
@@ -169,6 +173,8 @@ class Report:
             "Percent of the clips of each class that were found; their mean is the UAR.",
         )
         page.table(["class", "clips", "recall", "precision", "F1"], self._per_class())
+        if self.values is not None:
+            page.heading("Numbers").table(*self.values.table())
         if self.parts:
             page.heading(f"By {self.by}").table(*self._by())
         curves = _curves(log)
@@ -195,6 +201,8 @@ class Report:
         width = max(12, *(len(name) for name in self.labels))
         lines += ["", f"{'class':{width}} {'clips':>6} {'recall':>7} {'precision':>10} {'F1':>6}"]
         lines += [f"{row[0]:{width}} {row[1]:>6} {row[2]:>7} {row[3]:>10} {row[4]:>6}" for row in self._per_class()]
+        if self.values is not None:
+            lines += ["", *self.values.lines()]
         if self.parts:
             head, rows = self._by()
             lines += [

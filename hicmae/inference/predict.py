@@ -1,10 +1,10 @@
-"""Which emotion a video expresses: probabilities per window and over the whole clip."""
+"""Which emotion a video expresses: probabilities, or numbers as valence, per window and over the whole clip."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hicmae.datasets.fingerprint import Gauge, differences, sum_up
 from hicmae.datasets.media import MediaError, open_video
 from hicmae.datasets.transforms import normalise
 from hicmae.finetune.inputs import Inputs
+from hicmae.finetune.outputs import Outputs
 from hicmae.inference.hearing import Soundtrack
 from hicmae.inference.loading import Loaded, load_model
 from hicmae.inference.windows import Preprocessing, Window, windows
@@ -35,15 +36,18 @@ class WindowPrediction:
     """Seconds on the file's clock."""
     end: float
     probabilities: dict[str, float]
-    """By label, in the checkpoint's order; they sum to 1."""
+    """By label, in the checkpoint's order; they sum to 1, unless the labels are independent of each other. Empty for a
+    model that gives numbers alone."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Numbers by name, as valence, of models that give them."""
 
     @property
-    def label(self) -> str:
-        """The most probable label."""
-        return max(self.probabilities, key=self.probabilities.__getitem__)
+    def label(self) -> str | None:
+        """The most probable label; None without any."""
+        return max(self.probabilities, key=self.probabilities.__getitem__, default=None)
 
     def __repr__(self) -> str:
-        return f"<{self.start:.2f}-{self.end:.2f} s: {self.label} {self.probabilities[self.label]:.0%}>"
+        return f"<{self.start:.2f}-{self.end:.2f} s: {_shortly(self.probabilities, self.values, 1)}>"
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,14 +71,18 @@ class Prediction:
     @property
     def probabilities(self) -> dict[str, float]:
         """Mean over the windows, by label in the checkpoint's order."""
-        first = self.windows[0].probabilities
-        return {name: sum(w.probabilities[name] for w in self.windows) / len(self.windows) for name in first}
+        return _mean([window.probabilities for window in self.windows])
 
     @property
-    def label(self) -> str:
-        """The most probable label of the whole clip."""
+    def values(self) -> dict[str, float]:
+        """Mean over the windows of the numbers by name."""
+        return _mean([window.values for window in self.windows])
+
+    @property
+    def label(self) -> str | None:
+        """The most probable label of the whole clip; None for a model that gives numbers alone."""
         probabilities = self.probabilities
-        return max(probabilities, key=probabilities.__getitem__)
+        return max(probabilities, key=probabilities.__getitem__, default=None)
 
     @property
     def seconds(self) -> float:
@@ -87,16 +95,10 @@ class Prediction:
             "clip": self.clip,
             "model": self.model,
             "seconds": round(self.seconds, 3),
-            "label": self.label,
-            "probabilities": _rounded(self.probabilities),
+            **_plain(self),
             "note": self.note,
             "windows": [
-                {
-                    "start": round(window.start, 3),
-                    "end": round(window.end, 3),
-                    "label": window.label,
-                    "probabilities": _rounded(window.probabilities),
-                }
+                {"start": round(window.start, 3), "end": round(window.end, 3), **_plain(window)}
                 for window in self.windows
             ],
         }
@@ -104,28 +106,26 @@ class Prediction:
     def table(self) -> str:
         """Text for a terminal: the whole clip, labels by probability with bars, then a line per window."""
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
-        width = max(len(name) for name, _ in ranked)
-        lines = [
-            f"{self.clip}: {self.label} ({self.probabilities[self.label]:.1%}); {self.seconds:.2f} s, {self.model}"
-        ]
+        names = [*(name for name, _ in ranked), *self.values]
+        width = max(map(len, names))
+        best = f"{self.label} ({ranked[0][1]:.1%}); " if ranked else ""
+        lines = [f"{self.clip}: {best}{self.seconds:.2f} s, {self.model}"]
         lines += [f"  note: {self.note}"] if self.note else []
         lines += [f"  {name:<{width}} {value:6.1%} {'█' * round(30 * value)}".rstrip() for name, value in ranked]
+        lines += [f"  {name:<{width}} {value:+.3f}" for name, value in self.values.items()]
         if len(self.windows) > 1:
-            names = [name for name, _ in ranked]
             columns = [max(len(name), 6) for name in names]
             heads = " ".join(f"{name:>{column}}" for name, column in zip(names, columns, strict=True))
             lines += ["", f"  {'seconds':>17}  {heads}"]
             for window in self.windows:
-                cells = (
-                    f"{window.probabilities[name]:{column}.1%}" for name, column in zip(names, columns, strict=True)
-                )
-                lines.append(f"  {window.start:7.2f} - {window.end:7.2f}  {' '.join(cells)}")
+                told = {name: f"{value:.1%}" for name, value in window.probabilities.items()}
+                cells = [told[name] for name, _ in ranked] + [f"{value:+.3f}" for value in window.values.values()]
+                shown = (f"{cell:>{column}}" for cell, column in zip(cells, columns, strict=True))
+                lines.append(f"  {window.start:7.2f} - {window.end:7.2f}  {' '.join(shown)}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        top = sorted(self.probabilities.items(), key=lambda item: -item[1])[:3]
-        told = ", ".join(f"{name} {value:.0%}" for name, value in top)
-        count = len(self.windows)
+        told, count = _shortly(self.probabilities, self.values, 3), len(self.windows)
         told += f"; {self.seconds:.2f} s in {count} window{'s' * (count != 1)}"
         return f"Prediction({self.clip!r}: {told}{'; ' * bool(self.note)}{self.note})"
 
@@ -141,7 +141,7 @@ def predict_clip(
     batch_size: int = 8,
     device: str | torch.device = "auto",
 ) -> Prediction:
-    """Probabilities of a video's windows and, as their mean, of the whole video.
+    """Probabilities or numbers of a video's windows and, as their mean, of the whole video.
 
     Frames are cropped, scaled and normalised as the checkpoint says its training clips were. The file is decoded as a
     stream, `batch_size` windows at a time, so that memory does not grow with its length, but for sound, of which
@@ -165,13 +165,13 @@ def predict_clip(
         model = load_model(model, stage="finetune", device=device)
     net, meta = model if isinstance(model, tuple) else (model, {"name": model.name})
     _check_classifier(net)
-    how, inputs = Preprocessing.of(net, meta), Inputs.of(net)
+    how, inputs, outputs = Preprocessing.of(net, meta), Inputs.of(net), Outputs.of(meta)
     if window is not None or hop is not None or batch_size < 1:
         how, step = _timing(clip, how, window, hop, batch_size)
     else:
         step = None
     track = Soundtrack.of(clip) if inputs.audio else None
-    labels: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
     mute, gauge = 0, _gauge(meta)
     parts: list[WindowPrediction] = []
     training = net.training
@@ -185,10 +185,12 @@ def predict_clip(
                 sounds = [sound for sound in sounds if sound is not None]
                 if not batch:
                     continue
-            values = _probabilities(net, inputs, torch.stack([each.frames for each in batch]), sounds, how)
-            labels = labels or _labels(meta, values.shape[1])
-            for each, row in zip(batch, values.tolist(), strict=True):
-                parts.append(WindowPrediction(each.start, each.end, dict(zip(labels, row, strict=True))))
+            found = _found(net, inputs, outputs, torch.stack([each.frames for each in batch]), sounds, how)
+            names = names or _names(meta, found.shape[1])
+            for each, row in zip(batch, found.tolist(), strict=True):
+                named = list(zip(names, row, strict=True))
+                classes = len(named) - outputs.numbers
+                parts.append(WindowPrediction(each.start, each.end, dict(named[:classes]), dict(named[classes:])))
     finally:
         net.train(training)
     if not parts:
@@ -241,10 +243,15 @@ def _sound(window: Window, track: Soundtrack | None, how: Preprocessing) -> Tens
 
 
 @torch.inference_mode()
-def _probabilities(
-    model: Model, inputs: Inputs, frames: Tensor, sounds: Sequence[Tensor | None], how: Preprocessing
+def _found(
+    model: Model,
+    inputs: Inputs,
+    outputs: Outputs,
+    frames: Tensor,
+    sounds: Sequence[Tensor | None],
+    how: Preprocessing,
 ) -> Tensor:
-    """(B, 3, T, H, W) uint8, B x (1, F, K) -> (B, classes) on the CPU; outputs per frame are averaged over them."""
+    """(B, 3, T, H, W) uint8, B x (1, F, K) -> probabilities and numbers (B, K) on the CPU."""
     device = next(model.parameters()).device
     audio = heard = None
     if how.sound is not None:
@@ -252,17 +259,16 @@ def _probabilities(
         audio = torch.stack([silence if sound is None else sound for sound in sounds]).to(device)
         heard = torch.tensor([sound is not None for sound in sounds], device=device)
     video = normalise(frames.to(device)) if inputs.video else None
-    values = inputs.of_evaluation(model, video, audio, heard).float().softmax(-1).cpu()
-    return values if values.dim() == 2 else values.mean(1)
+    return outputs(inputs.of_evaluation(model, video, audio, heard).float()).cpu()
 
 
-def _labels(meta: dict[str, Any], classes: int) -> tuple[str, ...]:
-    labels = tuple(meta.get("labels") or (f"class {i}" for i in range(classes)))
-    if len(labels) != classes:
+def _names(meta: dict[str, Any], count: int) -> tuple[str, ...]:
+    names = tuple(meta.get("labels") or (f"class {i}" for i in range(count)))
+    if len(names) != count:
         raise UserError(
-            f"{meta.get('file', 'the model')}: names {len(labels)} labels for {classes} classes; train it again"
+            f"{meta.get('file', 'the model')}: names {len(names)} labels for {count} outputs; train it again"
         )
-    return labels
+    return names
 
 
 def _timing(
@@ -284,5 +290,19 @@ def _batches(items: Iterable[Window], size: int) -> Iterator[list[Window]]:
         yield batch
 
 
-def _rounded(probabilities: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in probabilities.items()}
+def _mean(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+
+
+def _plain(found: Prediction | WindowPrediction) -> dict[str, Any]:
+    """What was found, ready for JSON; what a model does not give is left out."""
+    named = {"probabilities": found.probabilities, "values": found.values}
+    rounded = {key: {name: round(x, 6) for name, x in part.items()} for key, part in named.items() if part}
+    return {"label": found.label, **rounded} if found.probabilities else rounded
+
+
+def _shortly(probabilities: dict[str, float], values: dict[str, float], top: int) -> str:
+    ranked = sorted(probabilities.items(), key=lambda item: -item[1])[:top]
+    return ", ".join(
+        [*(f"{n} {value:.0%}" for n, value in ranked), *(f"{n} {value:+.2f}" for n, value in values.items())]
+    )

@@ -14,7 +14,7 @@ import yaml
 
 import hicmae
 from hicmae.configs import ConfigError
-from hicmae.finetune import Classification, FinetuneConfig, build_model, engine, evaluate, run
+from hicmae.finetune import Classification, FinetuneConfig, build_model, engine, evaluate, run, tasks
 from hicmae.models import save_weights
 from hicmae.runtime.checkpoint import newest, read_weights
 from hicmae.runtime.log import UserError
@@ -102,7 +102,7 @@ def test_what_was_loaded_is_told_in_one_sentence(
     line = next(line for line in told.splitlines() if line.startswith("init "))
     assert "tensors loaded into encoder, 4 new (fc_norm, head)" in line
     assert "left over (" in line and "decoder" in line and "mask_token" in line
-    assert "hicmae evaluate RUN --data DIR" in told
+    assert f"hicmae evaluate {recipe.out} --data DIR" in told
 
 
 def test_the_seed_decides_the_fresh_weights(recipe: FinetuneConfig, pretrained: Path) -> None:
@@ -156,7 +156,7 @@ class Mortal(Classification):
 
 @pytest.fixture
 def mortal(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Mortal]]:
-    monkeypatch.setattr(engine, "Classification", Mortal)
+    monkeypatch.setattr(tasks, "Classification", Mortal)
     yield Mortal
     Mortal.left = 10**9
 

@@ -21,7 +21,8 @@ from hicmae.configs import as_dict
 from hicmae.datasets import ClipStore, Index, ShardConfig, write_shards
 from hicmae.datasets.sampling import eval_views
 from hicmae.finetune import FinetuneConfig, evaluate, run
-from hicmae.finetune.evaluation import clips_of, open_test, predict_index
+from hicmae.finetune.evaluation import open_test
+from hicmae.finetune.predictions import clips_of, predict_index
 from hicmae.runtime.dist import Place
 from hicmae.runtime.log import UserError
 from hicmae.runtime.metrics import confusion_matrix, scores

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hicmae.datasets.transforms import AugmentConfig
-from hicmae.finetune.tasks import Classification, soft_cross_entropy
+from hicmae.finetune.tasks import Classification
 
 
 class Recorder(nn.Module):
@@ -31,18 +31,6 @@ def seen(task: Classification, given: dict[str, Any]) -> Tensor:
     model = Recorder()
     task(model, given)
     return model.seen
-
-
-def test_soft_cross_entropy_equals_that_of_torch() -> None:
-    logits, target = torch.randn(5, 7), torch.rand(5, 7).softmax(-1)
-    torch.testing.assert_close(soft_cross_entropy(logits, target), F.cross_entropy(logits, target))
-
-
-def test_half_precision_logits_lose_no_more_than_their_own_rounding() -> None:
-    logits, target = torch.randn(5, 7), torch.rand(5, 7).softmax(-1)
-    low = soft_cross_entropy(logits.bfloat16(), target)
-    assert low.dtype == torch.float32
-    torch.testing.assert_close(low, soft_cross_entropy(logits.bfloat16().float(), target))
 
 
 def test_without_mixing_and_smoothing_the_loss_is_plain_cross_entropy() -> None:

@@ -88,7 +88,7 @@ def test_a_checkpoint_file_will_do_and_one_without_classes_will_not(
 
 def test_labels_are_the_checkpoints_and_must_fit(classifier: Loaded, tmp_path: Path) -> None:
     path = video(tmp_path / "clip.mp4")
-    with pytest.raises(UserError, match="names 2 labels for 3 classes"):
+    with pytest.raises(UserError, match="names 2 labels for 3 outputs"):
         predict_clip(path, Loaded(classifier.model, {**classifier.meta, "labels": ["a", "b"]}))
     assert list(predict_clip(path, classifier.model).probabilities) == ["class 0", "class 1", "class 2"]
     with pytest.raises(UserError, match="num_classes=0"):
