@@ -129,7 +129,7 @@ class Summary:
         page.tiles(
             (
                 f"{_word(name)}, pooled",
-                _shown(name, value),
+                _shown(name, value) + (" %" if name in HEADLINES else ""),
                 f"95 %: {_shown(name, self.pooled[first][name].low)} … {_shown(name, self.pooled[first][name].high)}"
                 if len(self.pooled) == 1
                 else f"± {_shown(name, self.over_seeds[name].sd)} over {len(self.pooled)} seeds",
@@ -243,8 +243,12 @@ def summarise(folds: Sequence[Fold]) -> Summary:
                 )
     seeds = list(dict.fromkeys(fold.seed for fold in folds))
     of_seed = {seed: [fold for fold in folds if fold.seed == seed] for seed in seeds}
-    names = [name for name in first["numbers"] if all(name in fold.found["numbers"] for fold in folds)]
-    pooled = {seed: {n: e for n, e in _pooled(part).items() if n in names} for seed, part in of_seed.items()}
+    pooled = {seed: _pooled(part) for seed, part in of_seed.items()}
+    names = [name for name in first["numbers"] if name in pooled[seeds[0]]]
+    if not names:
+        raise UserError(
+            f"{', '.join(first['numbers'])}: these figures of folds cannot be pooled; read them fold by fold"
+        )
     over_folds = {
         seed: {name: total([f.figures[name] for f in part], [f.clips for f in part]) for name in names}
         for seed, part in of_seed.items()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from hicmae.configs import ConfigError, as_dict
+from hicmae.configs.errors import UserError
 from hicmae.datasets import Index, ShardConfig, write_shards
 from hicmae.finetune import FinetuneConfig
 from hicmae.finetune.folds import jobs_of, run_folds
@@ -253,7 +254,7 @@ def test_a_fold_run_that_is_killed_comes_to_the_same_result_bit_for_bit(whole: F
     assert result_of(Path(config.out)) == wanted
 
 
-@pytest.mark.slow  # 90 s: ten kills at random moments, each start imports torch
+@pytest.mark.slow  # 90 s on idle cores, 180 s beside others: ten kills at random moments, each start imports torch
 def test_a_fold_run_killed_ten_times_comes_to_the_same_result_bit_for_bit(whole: FinetuneConfig) -> None:
     config = changed(whole, loop__epochs=25, loop__save_every=5, select="val", val_share=0.3)
     wanted = undisturbed(config)
@@ -294,11 +295,12 @@ def evaluation(labels: tuple[str, ...] = COLOURS, **changes: Any) -> dict[str, A
 
 
 def test_evaluations_that_are_no_folds_of_one_corpus_are_refused() -> None:
-    from hicmae.configs.errors import UserError
-
     other = evaluation(("red", "green", "blue"))
     with pytest.raises(UserError, match="folds 1 and 2 differ in labels"):
         summarise([Fold(name="1", seed=0, found=evaluation()), Fold(name="2", seed=0, found=other)])
+    strange = evaluation(numbers={"exact": {"value": 0.5, "low": 0, "high": 1}})
+    with pytest.raises(UserError, match="exact: these figures of folds cannot be pooled"):
+        summarise([Fold(name="1", seed=0, found=strange)])
 
 
 def test_a_clip_that_is_tested_twice_is_pointed_out_and_unknown_groups_are_too() -> None:
