@@ -27,6 +27,7 @@ from hicmae.runtime.metrics import (
     confusion_matrix,
     scores,
 )
+from hicmae.runtime.multilabel import multilabel
 from hicmae.runtime.page import Page, write_file
 
 __all__ = ["Fold", "Summary", "summarise"]
@@ -300,6 +301,8 @@ def _pooled(folds: Sequence[Fold]) -> dict[str, Estimate]:
         return bootstrap(truth, guess, groups, len(folds[0].found["labels"]))
     rows = [row for fold in folds for row in fold.found["predictions"]]
     values, found = (np.array([list(row[side].values()) for row in rows], float) for side in ("truth", "prediction"))
+    if folds[0].found["config"].get("task", {}).get("kind") == "multi":
+        return multilabel(values > 0.5, found > 0.5, groups).intervals
     return bootstrap_regression(values, found, groups)
 
 

@@ -336,6 +336,27 @@ def test_predicted_numbers_are_pooled_too() -> None:
     assert "CCC" in str(summary) and summary.scores is None and "CCC" in summary.page().html()
 
 
+def test_independent_classes_are_pooled_too() -> None:
+    from hicmae.runtime.multilabel import multilabel
+
+    generator = np.random.default_rng(0)
+    folds, truths, guesses = [], [], []
+    for k in range(2):
+        truth, guess = generator.integers(0, 2, (12, 2)), generator.random((12, 2))
+        rows = [
+            {"key": f"{k}-{n}", "group": None, "truth": dict(zip("ab", t, strict=True)), "prediction": {"a": p, "b": q}}
+            for n, (t, (p, q)) in enumerate(zip(truth.tolist(), guess.tolist(), strict=True))
+        ]
+        own = {n: e._asdict() for n, e in multilabel(truth > 0.5, guess > 0.5, None).intervals.items()}
+        found = evaluation(predictions=rows, numbers=own, config={"model": "m", "task": {"kind": "multi"}})
+        found.pop("labels")
+        folds.append(Fold(name=str(k), seed=0, found=found))
+        truths.append(truth)
+        guesses.append(guess)
+    pooled = multilabel(np.concatenate(truths) > 0.5, np.concatenate(guesses) > 0.5, None).intervals
+    assert summarise(folds).headline == pytest.approx({name: e.value for name, e in pooled.items()})
+
+
 def test_published_rows_stand_beside_a_result_of_their_corpus_with_their_source() -> None:
     head, found = published_results("hicmae_base", "crema_d/6class-intended/subject-5fold/last")
     assert head[0] == "published" and any("84.94" in " ".join(row) for row in found)
