@@ -40,7 +40,7 @@ TRAINING_PATH = ("models", "pretrain", "finetune", "runtime")
 NO_TRAINING = {
     *("profile.py", "report.py", "page.py", "charts.py", "metrics.py", "comparison.py"),
     *("folds.py", "summary.py", "published.py", "comparing.py", "regroup.py"),
-    *("evaluation.py", "values.py", "multilabel.py"),
+    *("evaluation.py", "values.py", "curves.py", "multilabel.py"),
 }
 TRAINING_DATA = ("samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
 MACHINE_PATH = re.compile(r"(?<![\w.}$<~-])/(?:home|work|Users|root|mnt|scratch)/[\w.-]+|\b[A-Z]:\\Users\\")

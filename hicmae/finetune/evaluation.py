@@ -21,7 +21,7 @@ from hicmae.finetune.predictions import clips_of, predict_index
 from hicmae.finetune.regroup import merged, with_parts
 from hicmae.finetune.report import Report, selection_of, stamp_of
 from hicmae.finetune.targets import read_targets
-from hicmae.finetune.values import ValueReport
+from hicmae.finetune.values import WORDS, ValueReport
 from hicmae.models.factory import create_model
 from hicmae.runtime.checkpoint import CHOSEN, CheckpointError, read_weights, weights_file
 from hicmae.runtime.dist import Place, process_group
@@ -250,7 +250,7 @@ def headline(report: Report | ValueReport) -> str:
     """The first two figures of a report with their intervals, on one line."""
     if isinstance(report, ValueReport):
         shown = list(report.intervals.items())[:2]
-        return ", ".join(f"{name} {e.value:.4f} ({e.low:.3f} … {e.high:.3f})" for name, e in shown)
+        return ", ".join(f"{WORDS[name]} {e.value:.4f} ({e.low:.3f} … {e.high:.3f})" for name, e in shown)
     names = {"UAR": report.intervals["uar"], "WAR": report.intervals["war"]}
     return ", ".join(
         f"{name} {100 * e.value:.2f} % ({100 * e.low:.1f} … {100 * e.high:.1f})" for name, e in names.items()

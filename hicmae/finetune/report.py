@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from hicmae.datasets import fingerprint
+from hicmae.finetune.curves import curves_of
 from hicmae.finetune.published import published_results
 from hicmae.finetune.values import ValueReport
 from hicmae.runtime import charts
@@ -177,7 +178,7 @@ class Report:
             page.heading("Numbers").table(*self.values.table())
         if self.parts:
             page.heading(f"By {self.by}").table(*self._by())
-        curves = _curves(log)
+        curves = curves_of(log)
         if curves:
             page.heading("Training").figures(curves)
         self._mistakes(page)
@@ -292,28 +293,3 @@ class Report:
 
 def _clips(count: int) -> str:
     return f"{count:,} clip{'' if count == 1 else 's'}"
-
-
-def _curves(log: Path | None) -> list[tuple[str | bytes, str]]:
-    """Drawings of what a run logged; nothing where there is no log."""
-    lines = _read_log(log)
-    names = {"loss": "Training loss (mixed, smoothed targets)", "accuracy": "Accuracy on augmented training clips"}
-    drawn: list[tuple[str | bytes, str]] = []
-    for name, caption in {**names, "lr": "Learning rate of the head"}.items():
-        points = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
-        if points:
-            steps, values = zip(*points, strict=True)
-            drawn.append((charts.curves({name: (steps, values)}, x_name="step", y_name=name), caption))
-    return drawn
-
-
-def _read_log(log: Path | None) -> Sequence[dict[str, Any]]:
-    if log is None or not log.is_file():
-        return []
-    lines = []
-    for line in log.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:  # a line cut by a kill
-            continue
-    return [line for line in lines if isinstance(line, dict) and "step" in line]

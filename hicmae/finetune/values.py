@@ -14,12 +14,17 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from hicmae.finetune.curves import curves_of
 from hicmae.runtime.metrics import Estimate
 from hicmae.runtime.page import Page, write_file
 
 __all__ = ["ValueReport"]
 
 WORST = 20  # shown on the page; the CSV has all
+WORDS = {
+    **{name: name.upper() for name in ("mae", "rmse", "pcc", "ccc", "uar", "f1")},
+    **{"ccc_unbiased": "CCC, n - 1", "macro_f1": "macro F1", "exact": "all right", "support": "clips"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +94,7 @@ class ValueReport:
     def write(self, folder: Path, log: Path | None = None) -> Path:
         """Write evaluation.json, predictions.csv and evaluation.html into `folder`; returns the path of the page.
 
-        `log`, the run's log.jsonl, is named on the page.
+        `log` is the run's log.jsonl, for the training curves.
         """
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, default=str)
         write_file(folder / "evaluation.json", text + "\n")
@@ -100,7 +105,7 @@ class ValueReport:
         """The page."""
         page = Page(self.title, self._subtitle())
         spread = {name: f"95 %: {e.low:.3f} … {e.high:.3f}" for name, e in self.intervals.items()}
-        page.tiles([(name, f"{e.value:.3f}", spread[name]) for name, e in self.intervals.items()])
+        page.tiles([(WORDS[name], f"{e.value:.3f}", spread[name]) for name, e in self.intervals.items()])
         for note in self.notes:
             page.note(note)
         page.heading("By output").table(*self.table())
@@ -118,7 +123,10 @@ class ValueReport:
             ],
             f"{len(worst)} of {len(error)} clips; predictions.csv has all.",
         )
-        page.heading("How this was measured").facts({**self.protocol, **({"log": str(log)} if log else {})})
+        curves = curves_of(log)
+        if curves:
+            page.heading("Training").figures(curves)
+        page.heading("How this was measured").facts(self.protocol)
         if self.skipped:
             page.heading("Clips left out").table(["clip", "reason"], self.skipped)
         page.details("Recipe", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
@@ -126,15 +134,14 @@ class ValueReport:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Head and rows, one per output."""
-        head = list(next(iter(self.figures.values())))
+        head = [WORDS.get(name, name) for name in next(iter(self.figures.values()))]
         shown = [["–" if v is None else f"{v:.4g}" for v in figures.values()] for figures in self.figures.values()]
         return ["output", *head], [[name, *row] for name, row in zip(self.figures, shown, strict=True)]
 
     def lines(self) -> list[str]:
         """The figures as text."""
-        wide = max(12, *map(len, self.intervals))
         lines = [
-            f"{name:{wide}} {e.value:8.4f}   95 % interval {e.low:.4f} … {e.high:.4f}"
+            f"{WORDS[name]:12} {e.value:8.4f}   95 % interval {e.low:.4f} … {e.high:.4f}"
             for name, e in self.intervals.items()
         ]
         head, rows = self.table()
