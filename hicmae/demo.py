@@ -34,13 +34,8 @@ from hicmae.runtime.metrics import Estimate, bootstrap
 
 __all__ = ["DemoConfig", "DemoResult", "Row", "generated_faces", "own_videos"]
 
-FIRST = "frames alone, not pretrained"
-ROWS = {
-    FIRST: "demo_video",
-    "frames alone": "demo_video",
-    "sound alone": "demo_audio",
-    "both": "demo",
-}
+FIRST = "sound alone, not pretrained"
+ROWS = {FIRST: "demo_audio", "sound alone": "demo_audio", "frames alone": "demo_video", "both": "demo"}
 """What is measured: name -> recipe of the classifier; all but the first start from the pretrained checkpoint."""
 
 
@@ -112,7 +107,7 @@ class DemoResult:
             ),
             f"{'chance':28}    {f'{self.chance:.1%}':^18}  {'50%':^18}  {'50%':^18}",
             f"{'best possible from one alone':28}    {f'{one:.1%}':^18}",
-            "The two rows of frames start from the same first weights and see the same labels for the same steps.",
+            "The two rows of sound start from the same first weights and see the same labels for the same steps.",
             "",
             self.prediction,
             "",
