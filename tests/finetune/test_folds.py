@@ -243,7 +243,8 @@ def kill_and_finish(config: FinetuneConfig, kills: int, seed: int) -> int:
 
 
 def undisturbed(config: FinetuneConfig) -> dict[str, Any]:
-    run_folds(changed(config, out=config.out + "-undisturbed"), show=False)
+    # in a process too: other numbers of threads round otherwise
+    finish(start(changed(config, out=config.out + "-undisturbed")))
     return result_of(Path(config.out + "-undisturbed"))
 
 
