@@ -40,7 +40,7 @@ def test_own_videos_are_sharded_learnt_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "reconstruction.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow  # about 14 minutes on two cores
+@pytest.mark.slow  # about 13 minutes on two cores
 @pytest.mark.timeout(3600)
 def test_over_three_seeds_both_modalities_beat_either_on_the_pairs_that_need_it(tmp_path: Path) -> None:
     result = generated_faces(tmp_path, DemoConfig(seeds=3))
