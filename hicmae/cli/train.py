@@ -1,0 +1,53 @@
+"""Commands that train: pretrain, finetune."""
+
+from __future__ import annotations
+
+import argparse
+
+from hicmae.cli.words import Add, whole_numbers, write
+from hicmae.configs.errors import ConfigError
+
+__all__ = ["add_to"]
+
+
+def add_to(add: Add) -> None:
+    """`pretrain` and `finetune`."""
+    for name, command, kind in (("pretrain", _pretrain, "PretrainConfig"), ("finetune", _finetune, "FinetuneConfig")):
+        words = {
+            "pretrain": "pretrain a masked autoencoder on shards without labels",
+            "finetune": "fine-tune a classifier on labelled shards",
+        }[name]
+        sub = add(name, command, words, f"hicmae.{name}:{kind}", "An unfinished run in --out is continued.")
+        sub.add_argument("recipe", metavar="RECIPE", help=f"a YAML file, or the name of one in {name}/")
+        sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+        if name == "finetune":
+            words = "carry out these folds of the shards, as 1,3, or all, each in a folder of its own, and sum them up"
+            sub.add_argument("--folds", type=lambda text: text.split(","), metavar="all|1,2", help=words)
+            sub.add_argument("--seeds", type=whole_numbers, metavar="0,1,2", help="with --folds: each with these seeds")
+
+
+def _pretrain(arguments: argparse.Namespace, options: list[str]) -> int:
+    from hicmae import configs, pretrain
+
+    config = configs.load(pretrain.PretrainConfig, configs.resolve(arguments.recipe, "pretrain"), options)
+    if arguments.dry_run:
+        write(configs.to_yaml(config))
+        return 0
+    write(f"weights: {pretrain.run(config)}")
+    return 0
+
+
+def _finetune(arguments: argparse.Namespace, options: list[str]) -> int:
+    from hicmae import configs, finetune
+
+    config = configs.load(finetune.FinetuneConfig, configs.resolve(arguments.recipe, "finetune"), options)
+    if arguments.seeds and not arguments.folds:
+        raise ConfigError("--seeds goes with --folds all (or some); one run takes --seed N")
+    if arguments.dry_run:
+        write(configs.to_yaml(config))
+    elif arguments.folds:
+        folds = None if arguments.folds == ["all"] else arguments.folds
+        write(str(finetune.run_folds(config, folds, arguments.seeds) or "not all folds are there yet"))
+    else:
+        write(f"weights: {finetune.run(config)}")
+    return 0
