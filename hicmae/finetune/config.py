@@ -110,6 +110,9 @@ class FinetuneData:
     """Folders the model is measured on after training; empty measures nothing."""
     val: list[str] = field(default_factory=list)
     """Folders the epoch is chosen on where `select` is val; empty keeps a part of the training clips for it."""
+    fraction: float = 1.0
+    """Share of the training clips to train on, drawn class by class with `seed` (at least one clip of each, 10 % a part
+    of 30 %): few labels, as in SVFAP's few-shot protocol. What `select: val` keeps out is taken from this share."""
     frames: int = 16
     """Frames per clip."""
     stride: int = 4
@@ -132,6 +135,8 @@ class FinetuneData:
                 raise ValueError(f"data.{name} must be at least 1, not {getattr(self, name)}")
         if self.workers < 0:
             raise ValueError(f"data.workers must not be negative, not {self.workers}")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"data.fraction must lie in (0, 1], not {self.fraction}")
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"data.max_bad_share must lie in [0, 1], not {self.max_bad_share}")
 

@@ -20,7 +20,7 @@ from hicmae.finetune.evaluation import check_labelled, headline, open_test, repo
 from hicmae.finetune.inputs import Inputs, mixed, sound_of
 from hicmae.finetune.outputs import Outputs
 from hicmae.finetune.report import stamp_of
-from hicmae.finetune.selection import Chooser, validation_part
+from hicmae.finetune.selection import Chooser, few, validation_part
 from hicmae.finetune.targets import Targeted, read_targets
 from hicmae.finetune.tasks import task_of
 from hicmae.models.base import Model
@@ -98,6 +98,10 @@ def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, L
 
 def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     train = _open_train(config)
+    listed = len(train)
+    if config.data.fraction < 1:
+        train = train.select(few(train, config.data.fraction, config.seed))
+    share = f" ({100 * config.data.fraction:.4g} % of {listed:,})" if len(train) < listed else ""
     labels = config.task.outputs(train.classes)
     test = _open_test(config, config.data.test, train.classes) if config.data.test else None
     train, judge, unit = _judged(config, train, test)
@@ -119,7 +123,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
             say(f"{whole - len(train):,} of {whole:,} training clips cannot be heard: left out")
         size = sum(parameter.numel() for parameter in model.parameters())
         say(
-            f"{config.model}: {size:,} parameters; {len(train):,} clips of {_told_outputs(config, labels)}, "
+            f"{config.model}: {size:,} parameters; {len(train):,} clips{share} of {_told_outputs(config, labels)}, "
             f"{stream.steps_per_epoch} steps per epoch, {config.loop.epochs} epochs on {place.world} x "
             f"{place.device.type}; run folder {out}"
         )

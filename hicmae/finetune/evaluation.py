@@ -205,6 +205,11 @@ def report_on(
             **({"samples with": index.selection} if index.selection else {}),
             "weights": f"{'averaged weights' if meta.get('ema') else 'weights'} of step {meta.get('step', 'unknown')}",
             **chosen,
+            **(
+                {"trained on": f"{100 * data['fraction']:.4g} % of the training clips"}
+                if data.get("fraction", 1) < 1
+                else {}
+            ),
             "input": str(inputs),
             **views,
             "samples": len(number),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,24 @@ from hicmae.runtime.log import UserError
 from hicmae.runtime.loop import Stream
 from hicmae.runtime.page import write_file
 
-__all__ = ["Chooser", "validation_part"]
+__all__ = ["Chooser", "few", "validation_part"]
 
 FIGURES = ("uar", "ccc")  # the first that a task has decides
+
+
+def few(index: Index, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """A share of the clips, (N,) bool: of each label (clips without one count as one more) that share, at least one.
+
+    A clip's place in the draw depends on `seed` and its key alone, so that a smaller share is a part of a larger one,
+    and another order of shards draws the same clips.
+    """
+    place = [blake2b(f"{seed}/{key}".encode(), digest_size=8).digest() for key in index.keys]
+    order = np.array(sorted(range(len(index)), key=place.__getitem__), np.int64)
+    mask = np.zeros(len(index), bool)
+    for label in np.unique(index.labels):
+        clips = order[index.labels[order] == label]
+        mask[clips[: max(1, round(fraction * len(clips)))]] = True
+    return mask
 
 
 def validation_part(index: Index, share: float, seed: int) -> tuple[NDArray[np.bool_], str]:

@@ -225,7 +225,19 @@ _RULES = (
     "Pooled: one figure of the predictions of all folds together. Mean ± sd: over the folds' own figures (sd over "
     "their number less one). Weighted: their mean by clips. Published totals follow one or another of these."
 )
-_COMMON = ("protocol", "weights", "selection", "input", "frames", "stride", "size", "segments", "merged by", "fidelity")
+_COMMON = (
+    "protocol",
+    "weights",
+    "selection",
+    "trained on",
+    "input",
+    "frames",
+    "stride",
+    "size",
+    "segments",
+    "merged by",
+    "fidelity",
+)
 
 
 def summarise(folds: Sequence[Fold]) -> Summary:

@@ -35,6 +35,8 @@ def test_a_contradiction_is_refused_when_the_recipe_is_read(change: dict[str, An
     [
         ({"segments": 0}, r"data\.segments must be at least 1, not 0"),
         ({"workers": -1}, r"data\.workers must not be negative"),
+        ({"fraction": 0.0}, r"data\.fraction must lie in \(0, 1\], not 0"),
+        ({"fraction": 1.5}, r"data\.fraction must lie in \(0, 1\]"),
         ({"max_bad_share": 2.0}, r"data\.max_bad_share must lie in \[0, 1\]"),
     ],
 )

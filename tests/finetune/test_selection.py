@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from hicmae.datasets import Index
 from hicmae.finetune import FinetuneConfig, evaluate, run
-from hicmae.finetune.selection import validation_part
+from hicmae.finetune.selection import few, validation_part
 from hicmae.runtime.checkpoint import folder_of, read_weights, weights_file
 from hicmae.runtime.log import UserError
 from tests.finetune.conftest import changed
@@ -142,3 +143,32 @@ def test_a_run_that_redoes_epochs_after_a_kill_chooses_the_same(
     there = read_weights(weights_file(config.out))
     assert scores_of(again) == wanted[1] and found[1]["selected"] == there[1]["selected"]
     assert all(torch.equal(found[0][name], there[0][name]) for name in there[0])
+
+
+def test_a_share_of_the_clips_has_every_class_and_a_smaller_one_is_part_of_it(train_shards: str) -> None:
+    index = Index.load(train_shards)  # 8 clips of each of 3 classes
+    shares = {share: few(index, share, seed=0) for share in (0.01, 0.25, 0.5, 1.0)}
+    counts = [np.bincount(index.labels[mask], minlength=3).tolist() for mask in shares.values()]
+    assert counts == [[1] * 3, [2] * 3, [4] * 3, [8] * 3]
+    masks = list(shares.values())
+    assert all((small <= large).all() for small, large in itertools.pairwise(masks))
+    assert any((few(index, 0.25, seed=seed) != shares[0.25]).any() for seed in range(1, 4))
+    turned = index.select(np.arange(len(index))[::-1])  # other numbers, same clips
+    assert set(turned.keys[few(turned, 0.25, seed=0)]) == set(index.keys[shares[0.25]])
+
+
+def test_without_labels_a_share_is_drawn_from_all_clips(train_shards: str) -> None:
+    index = Index.load(train_shards)
+    index = dataclasses.replace(index, labels=np.full(len(index), -1))
+    assert few(index, 0.25, seed=0).sum() == 6 and few(index, 1e-6, seed=0).sum() == 1
+
+
+def test_a_run_on_a_share_of_the_clips_says_so_and_its_report_too(
+    recipe: FinetuneConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = changed(recipe, data__fraction=0.34, loop__epochs=1)
+    run(config)
+    assert "9 clips (34 % of 24) of 3 classes, 1 steps per epoch" in capsys.readouterr().err
+    found = json.loads((Path(config.out) / "evaluation" / "evaluation.json").read_text())
+    assert found["protocol"]["trained on"] == "34 % of the training clips"
+    assert read_weights(weights_file(config.out))[1]["config"]["data"]["fraction"] == 0.34
