@@ -37,6 +37,8 @@ class HiCMAEPretraining(MaskedAutoencoder):
         fusion: the cross-modal encoder.
         projection: width of one linear projection head per level and modality; None, as published: no heads.
         learn_temperature: a learnt contrastive temperature, from 0.07; otherwise the objective fixes it.
+        skips: decoders read encoder levels (section 3.3); without, their blocks are plain and the levels are contrasted
+            only (the paper's ablation; a contrast weight of 0 leaves out the other part).
         others: as for `MaskedAutoencoder`; there are `decoder_depth - 1` levels.
 
     Shapes:
@@ -57,6 +59,7 @@ class HiCMAEPretraining(MaskedAutoencoder):
         decoder_mlp_ratio: float = 4.0,
         projection: int | None = None,
         learn_temperature: bool = False,
+        skips: bool = True,
     ) -> None:
         super().__init__(
             encoders,
@@ -64,7 +67,7 @@ class HiCMAEPretraining(MaskedAutoencoder):
             decoder_depth=decoder_depth,
             decoder_heads=decoder_heads,
             decoder_mlp_ratio=decoder_mlp_ratio,
-            skips=True,
+            skips=skips,
         )
         self.encoder_fusion = fusion
         fusion.init_weights()
@@ -76,6 +79,7 @@ class HiCMAEPretraining(MaskedAutoencoder):
                 setattr(self, f"projection{SUFFIX[modality]}", heads)
         elif encoders["video"].dim != encoders["audio"].dim:
             raise ValueError("towers of different width can only be contrasted through heads: give projection=<width>")
+        self.skips = skips
         self.projects = projection is not None
         self.log_temperature = nn.Parameter(torch.tensor([log(0.07)])) if learn_temperature else None
 
@@ -100,8 +104,8 @@ class HiCMAEPretraining(MaskedAutoencoder):
         a = self.encoder_audio(audio, heard.visible, self.taps["audio"])  # tokens and levels (B, A, D)
         fused_v, fused_a = self.encoder_fusion(v.tokens, a.tokens)  # (B, V, D), (B, A, D)
         return Reconstruction(
-            video=self.reconstruct("video", fused_v, seen, v.levels),
-            audio=self.reconstruct("audio", fused_a, heard, a.levels),
+            video=self.reconstruct("video", fused_v, seen, v.levels if self.skips else ()),
+            audio=self.reconstruct("audio", fused_a, heard, a.levels if self.skips else ()),
             levels=list(zip(self._pooled("video", v), self._pooled("audio", a), strict=True)),
             temperature=None if self.log_temperature is None else self.log_temperature.exp()[0],
         )

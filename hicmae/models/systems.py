@@ -80,7 +80,7 @@ def _hicmae(modalities: Sequence[str], stage: Stage) -> tuple[Builder, dict[str,
         assembly: Any = HiCMAE if both else OneTower
     else:
         assembly = HiCMAEPretraining if both else MaskedAutoencoder
-    outer = _defaults(assembly, "skips")
+    outer = _defaults(assembly, *([] if both else ["skips"]))
 
     def build(**args: Any) -> Model:
         towers = {modality: _tower(modality, args) for modality in modalities}

@@ -140,6 +140,18 @@ def test_projection_heads_and_a_learnt_temperature_are_options() -> None:
     assert out.temperature is None and out.levels[0][0].shape == (3, 32) and len(out.levels) == 3
 
 
+def test_without_skips_the_decoders_are_plain_and_levels_serve_contrast_alone() -> None:
+    p, full = small.build(NAME, "pretrain", skips=False), small.build(NAME, "pretrain")
+    data, hiding = small.inputs(NAME), small.masks(NAME)
+    assert p.args["skips"] is False and full.args["skips"] is True
+    gone = {name for name in full.state_dict() if name not in p.state_dict()}
+    assert gone and all("cross" in name and name.startswith("decoder") for name in gone)
+    out = p(*data, *hiding)
+    assert [len(level) for level in out.levels] == [2] * 3 and out.video.shape == full(*data, *hiding).video.shape
+    sum((x * torch.randn_like(x)).sum() for x in (out.video, out.audio)).backward()
+    assert all(float(q.grad.abs().max()) > 1e-12 for q in p.parameters())
+
+
 def test_skip_levels_are_evenly_spaced_and_end_with_the_last_block() -> None:
     assert skip_levels(10, 3) == (3, 6, 9)
     assert skip_levels(4, 3) == (1, 2, 3)

@@ -175,3 +175,13 @@ def test_a_decoder_without_levels_is_refused_with_contrast_and_trains_without(sh
     run(recipe(shards, tmp_path / "b", "--args.decoder_depth", "1", "--contrast.weight", "0"), show=False)
     logged = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
     assert all(entry["contrastive"] == 0 for entry in logged)
+
+
+def test_contrast_and_skips_can_be_left_out_of_a_run(shards: Path, tmp_path: Path) -> None:
+    run(recipe(shards, tmp_path, "--args.skips", "false", "--contrast.weight", "0"), show=False)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    for line in lines:  # contrast is still watched, and no part of the loss
+        assert line["contrastive"] > 0
+        assert line["loss"] == pytest.approx(line["video"] + line["audio"], rel=1e-6)
+    weights, meta = checkpoint.read_weights(checkpoint.weights_file(tmp_path))
+    assert meta["args"]["skips"] is False and not any("cross" in name for name in weights if name.startswith("decoder"))
