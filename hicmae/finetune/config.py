@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from hicmae.datasets.fbank import SoundAugmentConfig, SoundConfig
 from hicmae.datasets.transforms import AugmentConfig
+from hicmae.finetune.missing import MissingConfig
 from hicmae.runtime.loop import LoopConfig
 from hicmae.runtime.optim import OptimConfig
 
@@ -174,6 +175,8 @@ class FinetuneConfig:
     where they are not set here."""
     sound_augment: SoundAugmentConfig = SoundAugmentConfig()
     """Augmentation of sound, in training only."""
+    missing: MissingConfig = MissingConfig()
+    """What training clips lose; after mixing, where both are used."""
     optim: OptimConfig = OptimConfig(
         lr=1e-3, min_lr=1e-6, weight_decay=0.05, betas=(0.9, 0.999), warmup_epochs=5, layer_decay=0.75
     )

@@ -109,6 +109,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     configs.check_recipe(config, out)
     model, loaded = build_model(config, labels)
     inputs = Inputs.of(model)
+    config.missing.check(inputs, model.name)
     whole, train = len(train), _heard(config, train, inputs, model.name)
     counts = _check_classes(config, train) if config.task.labelled else []
     sound = sound_of(model, config.sound)

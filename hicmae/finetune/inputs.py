@@ -65,7 +65,12 @@ class Inputs:
         return self.audio and not self.video
 
     def of_training(
-        self, model: nn.Module, video: Tensor | None, audio: Tensor | None, has_audio: Tensor | None
+        self,
+        model: nn.Module,
+        video: Tensor | None,
+        audio: Tensor | None,
+        has_audio: Tensor | None,
+        lost: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, classes) of one forward pass of the batch as a whole.
 
@@ -73,6 +78,8 @@ class Inputs:
             video: (B, 3, T, H, W).
             audio: (B, 1, F, K).
             has_audio: bool (B,), which rows of `audio` are sound and which stand for none; None: all are sound.
+            lost: bool (B, 2), rows that are to do without frames, without sound; what would leave a row with nothing
+                is not heeded. Needs `missing`.
 
         Raises:
             UserError: some clips have sound and some have not, and the model cannot be told.
@@ -80,10 +87,17 @@ class Inputs:
         if not self.both:
             return model(video if self.video else audio)
         video, audio = video if self.video else None, audio if self.audio else None
-        if has_audio is None or audio is None:
+        if audio is None or (has_audio is None and lost is None):
             return model(video, audio)
         if self.missing:
-            return model(video, audio, torch.stack([torch.full_like(has_audio, video is not None), has_audio], 1))
+            heard = torch.ones_like(lost[:, 1]) if has_audio is None and lost is not None else has_audio
+            assert heard is not None
+            present = torch.stack([torch.full_like(heard, video is not None), heard], 1)
+            if lost is not None:
+                left = present & ~lost
+                present = torch.where(left.any(1, keepdim=True), left, present)
+            return model(video, audio, present)
+        assert has_audio is not None
         if not bool(has_audio.any()):
             return model(video, None)
         if not bool(has_audio.all()):

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hicmae.datasets.draws import Draws
 from hicmae.datasets.transforms import AugmentConfig, Mix, Mixup
 from hicmae.finetune.config import FinetuneConfig
 from hicmae.finetune.inputs import Inputs
 from hicmae.finetune.losses import VALUE_LOSSES, binary_cross_entropy, kl_divergence, soft_cross_entropy
+from hicmae.finetune.missing import MissingConfig, hidden_steps, hide
 from hicmae.finetune.outputs import activate
 from hicmae.runtime.loop import Batch, Step
 
@@ -23,7 +25,7 @@ __all__ = ["Classification", "Joint", "MultiLabel", "Regression", "SoftLabels", 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What all tasks share: mixup and cutmix in batch mode, and one forward pass.
+    """What all tasks share: mixup and cutmix in batch mode, what clips lose, and one forward pass.
 
     The mixing of a micro-batch is a function of (seed, epoch, its first clip), the same after resuming; it is drawn on
     the CPU from the clip's key, since reading the number from the device would make the host wait.
@@ -37,6 +39,8 @@ class Task:
     """What the model is given."""
     mix_audio: bool = True
     """Sound is mixed with the same partner and weight as frames and labels."""
+    missing: MissingConfig = MissingConfig()
+    """What clips lose once they are mixed; drawn for each from (seed, epoch, its key)."""
 
     @property
     def mixup(self) -> Mixup:
@@ -58,7 +62,25 @@ class Task:
             video = mix.video(video)
         if audio is not None and (self.mix_audio or not self.inputs.video):
             audio = _mixed(mix, audio, has_audio)
-        return self.compare(self.inputs.of_training(model, video, audio, has_audio), batch, mix)
+        video, audio, lost = self.incomplete(video, audio, batch)
+        return self.compare(self.inputs.of_training(model, video, audio, has_audio, lost), batch, mix)
+
+    def incomplete(
+        self, video: Tensor | None, audio: Tensor | None, batch: Batch
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Frames and sound with blank spans, and which rows lose one of them: bool (B, 2), None where none can."""
+        config = self.missing
+        chances = [Draws(self.generator(batch["epoch"], f"missing/{key}")) for key in batch["key"]]
+        lost = torch.tensor([config.lost(draws) for draws in chances]) if config.video or config.audio else None
+        shown: list[Tensor | None] = [video, audio]
+        for i, x in enumerate(shown if config.spans else ()):
+            if x is not None:
+                shares = [draws.uniform(0, config.spans) for draws in chances]
+                pairs = zip(shares, chances, strict=True)
+                hidden = [hidden_steps(x.shape[2], share, draws, config.span_count) for share, draws in pairs]
+                shown[i] = hide(x, torch.stack(hidden))
+        device = batch["video" if self.inputs.video else "audio"].device
+        return shown[0], shown[1], None if lost is None else lost.to(device, non_blocking=True)
 
     def compare(self, raw: Tensor, batch: Batch, mix: Mix) -> Step:
         """The loss of a model's outputs (B, K) or (B, T, K)."""
@@ -156,7 +178,7 @@ def task_of(config: FinetuneConfig, inputs: Inputs, counts: Sequence[int]) -> Ta
     """The task of a recipe, for training clips of which there are `counts` in each class."""
     task = config.task
     common: dict[str, Any] = {"augment": config.augment, "seed": config.seed, "inputs": inputs}
-    common["mix_audio"] = bool(config.mix_audio)
+    common |= {"mix_audio": bool(config.mix_audio), "missing": config.missing}
     numbers: dict[str, Any] = {"loss": task.loss, "activation": task.activation}
     if task.kind == "soft":
         return SoftLabels(**common)
