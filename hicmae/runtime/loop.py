@@ -106,6 +106,9 @@ def fit(
 ) -> Path:
     """Train `model` until `loop.epochs` are done, from the newest checkpoint in `out` where there is one.
 
+    Where a model has a `core`, that alone is what checkpoints hold as weights, what is averaged and given to
+    `on_epoch`; what lies beside it (an adversary, a predictor) is needed to train on, and kept in their state.
+
     `on_epoch(epoch, model)` is called after every epoch and returns scalars for the log. Returns the folder of the
     last checkpoint. A run that was killed and continued equals an undisturbed one bit for bit on the same device.
     """
@@ -128,6 +131,7 @@ class _Run:
         on_epoch: Callable[[int, nn.Module], Mapping[str, float]] | None,
     ) -> None:
         self.bare = model.to(place.device)
+        self.core: nn.Module = getattr(model, "core", model)
         self.objective, self.stream, self.loop, self.out, self.place = objective, stream, loop, out, place
         self.meta, self.show, self.on_epoch = meta, show and place.first, on_epoch
         self.optimiser = adamw(groups, optim)
@@ -135,7 +139,7 @@ class _Run:
         scale = loop.batch_size / 256
         warmup = round(optim.warmup_epochs * stream.steps_per_epoch)
         self.rate = cosine(optim.lr * scale, optim.min_lr * scale, self.steps, warmup)
-        self.ema = ModelEmaV3(self.bare, decay=loop.ema) if loop.ema else None
+        self.ema = ModelEmaV3(self.core, decay=loop.ema) if loop.ema else None
         self.parameters = [p for group in groups for p in group["params"]]
         self.autocast = _autocast(loop.precision, place.device)
         self.done = 0  # optimiser steps behind us
@@ -174,7 +178,7 @@ class _Run:
                     ends = self.done % per_epoch == 0
                     if ends and self.on_epoch is not None:
                         with self._undisturbed_rng():
-                            log.scalars(self.done, self.on_epoch(epoch, self.bare))
+                            log.scalars(self.done, self.on_epoch(epoch, self.core))
                     due = self.done % loop.save_every == 0 if loop.save_every else ends
                     stop = self._stop_requested()
                     if due or stop or self.done == self.steps:
@@ -201,7 +205,7 @@ class _Run:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update(self.bare)
+            self.ema.update(self.core)
         self.bad_streak = (self.bad_streak + bad) * bad
         return {**totals, "grad_norm": norm, "bad_steps": bad, "bad_streak": self.bad_streak.clone()}
 
@@ -249,7 +253,9 @@ class _Run:
         if self.place.first:
             state = {"optimiser": self.optimiser.state_dict(), "step": self.done, "steps": self.steps, "rng": states}
             ema = self.ema.module.state_dict() if self.ema is not None else None
-            weights = self.bare.state_dict()
+            weights = self.core.state_dict()
+            if self.core is not self.bare:
+                state["beside"] = {k: v for k, v in self.bare.state_dict().items() if not k.startswith("core.")}
             try:
                 checkpoint.save(
                     self.out, self.done, weights=weights, ema=ema, meta=self.meta, state=state, keep=self.loop.keep
@@ -274,7 +280,9 @@ class _Run:
                 f"{self.out} holds a run of {state['steps']} steps, this one has {self.steps}: "
                 "the data or the recipe changed. Choose another --out, or remove the folder to start again."
             )
-        self.bare.load_state_dict(checkpoint.read_weights(folder / "weights.safetensors")[0])
+        self.core.load_state_dict(checkpoint.read_weights(folder / "weights.safetensors")[0])
+        if self.core is not self.bare:
+            self.bare.load_state_dict(state["beside"], strict=False)
         if self.ema is not None:
             self.ema.module.load_state_dict(checkpoint.read_weights(folder / "ema.safetensors")[0])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,18 +66,20 @@ def parameter_groups(
 
     The scale is a function of the parameter's name alone (`model.layer_of`), so freezing parameters does not shift
     it. Vectors, biases and what `model.no_weight_decay()` lists are not decayed. With `published` the groups are those
-    of the published code.
+    of the published code. What lies beside a model's `core` learns at the full rate.
     """
-    exempt: set[str] = model.no_weight_decay(published=published)  # type: ignore[operator]
+    core: Any = getattr(model, "core", model)
+    exempt: set[str] = core.no_weight_decay(published=published)
     groups: dict[tuple[float, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        plain = parameter.ndim <= 1 or name.endswith(".bias") or name in exempt
+        own = core is model or name.startswith("core.")
+        known = name.removeprefix("core.") if core is not model else name
+        plain = parameter.ndim <= 1 or name.endswith(".bias") or (own and known in exempt)
         scale = 1.0
-        if layer_decay < 1:
-            layer = model.layer_of(name, published=published)  # type: ignore[operator]
-            scale = layer_decay ** (int(model.num_layers) + 1 - layer)  # type: ignore[arg-type]
+        if own and layer_decay < 1:
+            scale = layer_decay ** (int(core.num_layers) + 1 - core.layer_of(known, published=published))
         group = groups.setdefault(
             (scale, plain),
             {"params": [], "names": [], "weight_decay": 0.0 if plain else weight_decay, "lr_scale": scale},

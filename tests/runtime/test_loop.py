@@ -178,3 +178,33 @@ def test_a_run_of_another_length_is_not_continued_silently(tmp_path: Path) -> No
 def test_a_wrong_setting_is_refused_with_its_dotted_path(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoopConfig(**change)
+
+
+class Paired(nn.Module):
+    """A model with a head that only training needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = model()
+        self.second = nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.core(x)
+        return first + self.second(first)
+
+
+def test_what_lies_beside_a_model_is_trained_and_continued_but_is_none_of_its_weights(tmp_path: Path) -> None:
+    def kill(step: int) -> None:
+        if step == 7:
+            raise Killed
+
+    first = Paired()
+    undisturbed = train(tmp_path / "a", net=first, save_every=2)
+    assert undisturbed.keys() == {*model().state_dict(), *(f"ema.{name}" for name in model().state_dict())}
+    with pytest.raises(Killed):
+        train(tmp_path / "b", Points(hook=kill), net=Paired(), save_every=2)
+    last = Paired()
+    torch.nn.init.zeros_(last.second.weight)  # what the checkpoint holds counts
+    assert_equal(undisturbed, train(tmp_path / "b", net=last, save_every=2))
+    assert_equal(dict(first.second.state_dict()), dict(last.second.state_dict()))
+    assert not torch.equal(first.second.weight, Paired().second.weight)
