@@ -83,12 +83,13 @@ def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, L
         return model, None
     fresh = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("head.")}
     loaded = load_checkpoint(model, file)
-    free = OWN | {"audio_frames", "mels"}  # any length can be heard
+    free = OWN | {"audio_frames", "mels", "layers"}  # any length can be heard, and any layers read
     contradicted = {key: pair for key, pair in loaded.differences.items() if key in config.args and key not in free}
     if contradicted:
         told = ", ".join(f"args.{key} is {mine!r}, {file} has {its!r}" for key, (its, mine) in contradicted.items())
         raise configs.ConfigError(f"{told}; leave the key out to take the checkpoint's")
-    if Outputs.of(stored) != Outputs.for_task(config.task, labels) and any(name in fresh for name in loaded.loaded):
+    other = Outputs.of(stored) != Outputs.for_task(config.task, labels) or "layers" in loaded.differences
+    if other and any(name in fresh for name in loaded.loaded):
         model.load_state_dict(fresh, strict=False)
         loaded.loaded = [name for name in loaded.loaded if name not in fresh]
         loaded.new += list(fresh)

@@ -106,7 +106,8 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names to published ones: classifiers of one encoder become flat, everything else passes unchanged."""
-    single = "fc_norm.weight" in state and not any(name.endswith("layer_weights") for name in state)
+    hicmae = any(name.endswith("_layer_weights") or name.startswith(("encoder.norm.", "encoder_")) for name in state)
+    single = "fc_norm.weight" in state and not hicmae
     return {name.removeprefix("encoder.") if single else name: value for name, value in state.items()}
 
 

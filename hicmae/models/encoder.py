@@ -20,7 +20,7 @@ class Encoded(NamedTuple):
     tokens: Tensor
     """(B, N, D), normed where the encoder ends in a norm; time is the slowest axis."""
     levels: tuple[Tensor, ...] = ()
-    """(B, N, D) after each block asked for, through the same norm."""
+    """(B, N, D) after each block asked for, through the same norm; N may differ where an encoder changes it."""
 
 
 class Encoder(nn.Module):
@@ -78,6 +78,11 @@ class Encoder(nn.Module):
     def patch(self) -> tuple[int, ...]:
         """Patch sizes, (t, h, w) or (f, k)."""
         return self.patch_embed.patch
+
+    @property
+    def level_slots(self) -> tuple[int, ...]:
+        """Time steps that the tokens after each block resolve."""
+        return (self.slots,) * self.depth
 
     @property
     def mask_windows(self) -> tuple[int, int] | None:

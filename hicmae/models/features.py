@@ -12,19 +12,21 @@ from hicmae.models.base import Model
 from hicmae.models.blocks import LayerNorm
 from hicmae.models.encoder import Encoded
 from hicmae.models.fusion import Fusion
-from hicmae.models.heads import pool
+from hicmae.models.heads import Layers, check_layers, pool, weighted
 from hicmae.models.mae import SUFFIX
 
 __all__ = ["OneTower", "TowerFeatures"]
 
 
 class TowerFeatures(Model):
-    """What HiCMAE's fine-tuning forms share: towers, learnt layer weights, and a head over 2C features per tower.
+    """What HiCMAE's fine-tuning forms share: towers, learnt layer weights, and a head over their features.
 
     Args:
         towers: `"video"`, `"audio"` or both; encoders that end in a norm, or `Tower`.
         fusion: what lies between the towers and the head, if anything.
         num_classes: outputs; 0 gives the concatenated, normed features.
+        layers: `"weighted"` as published, hierarchical feature fusion: the head sees 2C features per tower of width C,
+            the layer-weighted and the last (fused) ones; `"last"`: the last ones alone, C per tower.
         keep_temporal: one output per video frame (per filter-bank frame without video).
         init_scale: scales the fresh head; None keeps PyTorch's initialisation, as published.
     """
@@ -34,13 +36,15 @@ class TowerFeatures(Model):
         towers: Mapping[str, Any],
         fusion: Fusion | None,
         num_classes: int,
+        layers: Layers,
         keep_temporal: bool,
         init_scale: float | None,
     ) -> None:
         super().__init__()
         self.modalities = tuple(towers)
         self.num_classes = num_classes
-        for modality, tower in towers.items():
+        self.layers = layers
+        for modality, tower in towers.items() if check_layers(layers) else ():
             setattr(self, f"{modality}_layer_weights", nn.Parameter(torch.full((tower.depth,), 1.0 / tower.depth)))
         for modality, tower in towers.items():
             setattr(self, f"encoder{SUFFIX[modality]}", tower)
@@ -53,7 +57,8 @@ class TowerFeatures(Model):
         if fusion is not None:
             self.encoder_fusion = fusion
             fusion.init_weights()
-        self._add_head(2 * sum(tower.dim for tower in towers.values()), init_scale)
+        widths = sum(tower.dim for tower in towers.values())
+        self._add_head(2 * widths if layers == "weighted" else widths, init_scale)
 
     def _add_head(self, width: int, init_scale: float | None) -> None:
         self.fc_norm = LayerNorm(width)
@@ -68,9 +73,9 @@ class TowerFeatures(Model):
         return getattr(self, f"encoder{SUFFIX[modality]}")
 
     def encode(self, modality: str, x: Tensor) -> Encoded:
-        """Tokens and every level of a tower, (B, N, D) each."""
+        """Tokens of a tower and, where features are layer-weighted, every level, (B, N, D) each."""
         tower = self.tower(modality)
-        return tower(x, None, range(tower.depth))
+        return tower(x, None, range(tower.depth if self.layers == "weighted" else 0))
 
     def pooled(self, modality: str, tokens: Tensor) -> Tensor:
         """Token mean, (B, N, D) -> (B, D), or (B, T, D) with `keep_temporal`."""
@@ -79,9 +84,8 @@ class TowerFeatures(Model):
 
     def weighted(self, modality: str, levels: Sequence[Tensor]) -> Tensor:
         """Token means of all levels, weighted by the learnt layer weights; each (B, N, D) -> (B, D) or (B, T, D)."""
-        means = torch.stack([self.pooled(modality, level) for level in levels], dim=-1)  # (.., D, L)
-        weights: Tensor = getattr(self, f"{modality}_layer_weights")
-        return (means * weights.softmax(dim=0).to(means.dtype)).sum(dim=-1)
+        means = [self.pooled(modality, level) for level in levels]
+        return weighted(means, getattr(self, f"{modality}_layer_weights"))
 
     def no_weight_decay(self, published: bool = False) -> set[str]:
         """Full names, as the towers say."""
@@ -99,7 +103,7 @@ class TowerFeatures(Model):
 
 
 class OneTower(TowerFeatures):
-    """HiCMAE with one modality only: no fusion, a head over layer-weighted mean and last-level mean.
+    """HiCMAE with one modality only: no fusion, a head over layer-weighted mean and last-level mean (by `layers`).
 
     Shapes:
         x: (B, 3, T, H, W) or (B, 1, F, K) -> (B, classes) or (B, T, classes)
@@ -110,17 +114,18 @@ class OneTower(TowerFeatures):
         towers: Mapping[str, Any],
         *,
         num_classes: int = 6,
+        layers: Layers = "weighted",
         keep_temporal: bool = False,
         init_scale: float | None = None,
     ) -> None:
-        super().__init__(towers, None, num_classes, keep_temporal, init_scale)
+        super().__init__(towers, None, num_classes, layers, keep_temporal, init_scale)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, ...) -> (B, 2D) or (B, T, 2D), normed."""
+        """(B, ...) -> (B, 2D) or (B, T, 2D), normed; D where `layers` is last."""
         (modality,) = self.modalities
         encoded = self.encode(modality, x)  # tokens and levels (B, N, D)
-        parts = [self.weighted(modality, encoded.levels), self.pooled(modality, encoded.tokens)]
-        return self.fc_norm(torch.cat(parts, dim=-1))
+        parts = [self.weighted(modality, encoded.levels)] if self.layers == "weighted" else []
+        return self.fc_norm(torch.cat([*parts, self.pooled(modality, encoded.tokens)], dim=-1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) -> (B, classes) or (B, T, classes)."""

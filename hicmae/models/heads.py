@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,7 +13,21 @@ from hicmae.models.base import Model
 from hicmae.models.blocks import LayerNorm, init_weights
 from hicmae.models.encoder import Encoder
 
-__all__ = ["Classifier", "pool"]
+__all__ = ["Classifier", "Layers", "check_layers", "pool", "weighted"]
+
+Layers = Literal["last", "weighted"]
+
+
+def check_layers(layers: str) -> bool:
+    """Whether the features are those of all layers."""
+    if layers not in ("last", "weighted"):
+        raise ValueError(f"layers={layers!r} is not one of 'last', 'weighted'")
+    return layers == "weighted"
+
+
+def weighted(means: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Mean of L features (.., D) by the softmax of `weights` (L,) (SUPERB, Yang et al. 2021; HiCMAE)."""
+    return (torch.stack(list(means), dim=-1) * weights.softmax(dim=0).to(means[0].dtype)).sum(dim=-1)
 
 
 def pool(tokens: Tensor, slots: int, frames: int | None = None) -> Tensor:
@@ -30,6 +47,7 @@ class Classifier(Model):
     Args:
         encoder: a plain, LGI or TPSBT encoder without a final norm.
         num_classes: outputs; 0 gives the pooled, normed features.
+        layers: `"last"` as published, or `"weighted"`: the mean of all blocks' pooled outputs by learnt weights.
         keep_temporal: one output per input frame instead of one per clip.
         init_scale: the fresh head's weights are multiplied by it.
 
@@ -38,12 +56,21 @@ class Classifier(Model):
     """
 
     def __init__(
-        self, encoder: Encoder, *, num_classes: int = 7, keep_temporal: bool = False, init_scale: float = 0.001
+        self,
+        encoder: Encoder,
+        *,
+        num_classes: int = 7,
+        layers: Layers = "last",
+        keep_temporal: bool = False,
+        init_scale: float = 0.001,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.num_classes = num_classes
         self.frames = encoder.patch_embed.shape[0] if keep_temporal else None
+        if check_layers(layers):
+            self.layer_weights = nn.Parameter(torch.full((encoder.depth,), 1.0 / encoder.depth))
+        self.layers = layers
         self.fc_norm = LayerNorm(encoder.dim)
         self.head: nn.Module = nn.Linear(encoder.dim, num_classes) if num_classes else nn.Identity()
         self.num_layers = encoder.depth
@@ -57,8 +84,12 @@ class Classifier(Model):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> (B, D), or (B, T, D) with `keep_temporal`."""
-        tokens = self.encoder(x).tokens  # (B, N, D)
-        return self.fc_norm(pool(tokens, self.encoder.slots, self.frames))
+        if self.layers == "last":
+            tokens = self.encoder(x).tokens  # (B, N, D)
+            return self.fc_norm(pool(tokens, self.encoder.slots, self.frames))
+        levels = self.encoder(x, None, range(self.encoder.depth)).levels  # (B, N, D) each, N may differ
+        means = [pool(level, n, self.frames) for level, n in zip(levels, self.encoder.level_slots, strict=True)]
+        return self.fc_norm(weighted(means, self.layer_weights))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> (B, classes) or (B, T, classes)."""
@@ -69,6 +100,6 @@ class Classifier(Model):
         return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
 
     def layer_of(self, name: str, published: bool = False) -> int:
-        """0 embedding, k + 1 block k, `num_layers` + 1 norm and head."""
+        """0 embedding, k + 1 block k, `num_layers` + 1 layer weights, norm and head."""
         layer = self.encoder.layer_of(name.removeprefix("encoder."), published) if name.startswith("encoder.") else None
         return self.num_layers + 1 if layer is None else layer

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hicmae.models.encoder import Encoded, Encoder
 from hicmae.models.features import TowerFeatures
 from hicmae.models.fusion import Fusion
+from hicmae.models.heads import Layers
 from hicmae.models.mae import SUFFIX, MaskedAutoencoder, Reconstruction
 
 __all__ = ["HiCMAE", "HiCMAEPretraining", "skip_levels"]
@@ -138,11 +139,12 @@ class HiCMAE(TowerFeatures):
         fusion: Fusion,
         *,
         num_classes: int = 6,
+        layers: Layers = "weighted",
         missing: bool = False,
         keep_temporal: bool = False,
         init_scale: float | None = None,
     ) -> None:
-        super().__init__(towers, fusion, num_classes, keep_temporal, init_scale)
+        super().__init__(towers, fusion, num_classes, layers, keep_temporal, init_scale)
         self.missing = missing
         if missing:
             for modality, tower in towers.items():
@@ -165,17 +167,21 @@ class HiCMAE(TowerFeatures):
         return self.head(self.forward_features(video, audio, present))
 
     def forward_features(self, video: Tensor | None, audio: Tensor | None, present: Tensor | None = None) -> Tensor:
-        """The features before the head, normed: (B, 2 (C + E)) or (B, T, 2 (C + E))."""
+        """The features before the head, normed: (B, 2 (C + E)) or (B, T, 2 (C + E)); half where `layers` is last."""
         batch = self._check(video, audio, present)
         v = self._encode("video", video, batch, None if present is None else present[:, 0])
         a = self._encode("audio", audio, batch, None if present is None else present[:, 1])
         fused_v, fused_a = self._fuse(v, a)
         features = [
-            self._or_zeros("video", batch, None if v is None else self.weighted("video", v.levels)),
-            self._or_zeros("audio", batch, None if a is None else self.weighted("audio", a.levels)),
             self._or_zeros("video", batch, None if fused_v is None else self.pooled("video", fused_v)),
             self._or_zeros("audio", batch, None if fused_a is None else self.pooled("audio", fused_a)),
         ]
+        if self.layers == "weighted":
+            layered = [
+                self._or_zeros("video", batch, None if v is None else self.weighted("video", v.levels)),
+                self._or_zeros("audio", batch, None if a is None else self.weighted("audio", a.levels)),
+            ]
+            features = layered + features
         return self.fc_norm(torch.cat(features, dim=-1))
 
     def _fuse(self, v: Encoded | None, a: Encoded | None) -> tuple[Tensor | None, Tensor | None]:

@@ -208,14 +208,16 @@ class LGI(Encoder):
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in levels:
-                kept[i] = self.norm(self._local(x, visible))
+                kept[i] = self.norm(self._pooled(x, visible))
+        return Encoded(self.norm(self._pooled(x, visible)), tuple(kept[i] for i in levels))
+
+    def _pooled(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        """(B*R, 1+S, D) -> by `pool` (B, R, D), (B, R*S, D) or (B, R*(1+S), D)."""
         if self.pool == "region":
-            x = x[:, 0].unflatten(0, (-1, self.regions))  # (B, R, D)
-        elif self.pool == "all":
-            x = x.unflatten(0, (-1, self.regions)).flatten(1, 2)  # (B, R*(1+S), D)
-        else:
-            x = self._local(x, visible)  # (B, V, D)
-        return Encoded(self.norm(x), tuple(kept[i] for i in levels))
+            return x[:, 0].unflatten(0, (-1, self.regions))
+        if self.pool == "all":
+            return x.unflatten(0, (-1, self.regions)).flatten(1, 2)
+        return self._local(x, visible)
 
     def _local(self, x: Tensor, visible: Tensor | None) -> Tensor:
         """(B*R, 1+S, D) -> (B, R*S, D) without messengers, in raster order (or as `order` says)."""

@@ -6,7 +6,7 @@ work and a last, reversed block writes it back to all tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -106,35 +106,45 @@ class TPSBT(Encoder):
 
     def forward(self, x: Tensor, visible: Tensor | None = None, levels: Sequence[int] = ()) -> Encoded:
         """(B, 3, T, H, W), visible (B, V) or None -> see the class."""
-        if levels:
-            raise ValueError("TPSBT changes its number of tokens from stage to stage and offers no levels")
         x = self.embed(x, visible).unflatten(1, (self.grid[0], -1))  # (B, T, S, D)
         places = x.shape[2]
         scales: list[Tensor] = []
+        kept: dict[int, Tensor] = {}
         ends = [*self.starts[1:], self.depth]
         for stage, (start, end) in enumerate(zip(self.starts, ends, strict=True)):
             blocks = self.blocks[start:end]
             if stage and self.halvings:
                 x = self._halve(x, stage - 1)  # (B, T/2, S, D)
-            x = self._stage(x, stage, blocks).unflatten(1, (-1, places))  # (B, T, S, D)
+            for i, tokens in enumerate(self._stage(x, stage, blocks), start):
+                if i in levels:
+                    kept[i] = self.norm(tokens)
+            x = tokens.unflatten(1, (-1, places))  # (B, T, S, D)
             scales.append(x)
         if self.multiscale:
             # Eq. 9 and 10: every time step of a coarser stage stands for the two it came from
             steps = self.grid[0]
             x = torch.stack([s.repeat_interleave(steps // s.shape[1], dim=1) for s in scales]).sum(dim=0)
-        return Encoded(self.norm(x.flatten(1, 2)))
+        return Encoded(self.norm(x.flatten(1, 2)), tuple(kept[i] for i in levels))
 
-    def _stage(self, x: Tensor, stage: int, blocks: nn.ModuleList) -> Tensor:
-        """Blocks of one stage; (B, T, S, D) -> (B, T*S, D)."""
+    def _stage(self, x: Tensor, stage: int, blocks: nn.ModuleList) -> Iterator[Tensor]:
+        """Tokens after every block of a stage: (B, T, S, D) -> (B, T*S, D), inside a bottleneck (B, T*K, D)."""
         every = x.flatten(1, 2)  # (B, T*S, D)
         if stage == 0 or not self.spatial_downsamples:
             for block in blocks:
                 every = block(every)
-            return every
+                yield every
+            return
         few = self.spatial_downsamples[stage - 1](x)  # (B, T*K, D)
         for block in blocks[:-1]:
             few = block(few, every)
-        return blocks[-1](every, few)  # reversed: all tokens read the bottleneck (Eq. 8)
+            yield few
+        yield blocks[-1](every, few)  # reversed: all tokens read the bottleneck (Eq. 8)
+
+    @property
+    def level_slots(self) -> tuple[int, ...]:
+        """Each later stage halves the time steps of the one before."""
+        stages = [sum(i >= start for start in self.starts) - 1 for i in range(self.depth)]
+        return tuple(self.grid[0] // 2 ** min(stage, self.halvings) for stage in stages)
 
     def _halve(self, x: Tensor, step: int) -> Tensor:
         """Two time steps to one; (B, T, S, D) -> (B, T/2, S, D)."""

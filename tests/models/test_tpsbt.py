@@ -40,7 +40,7 @@ def test_a_coarser_stage_stands_for_the_time_steps_it_came_from() -> None:
     encoder = TPSBT(dim=32, depth=3, heads=2, frames=8, size=16, patch=(2, 4, 4), multiscale=True, downsample="avg")
     encoder.init_weights("pretrain")
     scales = []
-    encoder._stage = lambda x, stage, blocks: scales.append(x) or x.flatten(1, 2)  # stages that change nothing
+    encoder._stage = lambda x, stage, blocks: scales.append(x) or [x.flatten(1, 2)]  # stages that change nothing
     video = torch.randn(1, 3, 8, 16, 16)
     total = encoder(video).tokens.unflatten(1, (4, -1))
     fine, half, quarter = scales
