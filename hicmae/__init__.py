@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hicmae import configs, datasets, finetune, inference, models, pretrain, runtime, zoo
+    from hicmae import benchmark, configs, datasets, finetune, inference, models, pretrain, runtime, zoo
     from hicmae.inference.predict import predict_clip as predict
     from hicmae.models import create_model, list_models, load_checkpoint
     from hicmae.models.profile import profile
@@ -21,9 +21,10 @@ _HOME = {
     "predict": ("hicmae.inference.predict", "predict_clip"),
     "profile": ("hicmae.models.profile", "profile"),
 }
-_PACKAGES = ("configs", "datasets", "finetune", "inference", "models", "pretrain", "runtime", "zoo")
+_PACKAGES = ("benchmark", "configs", "datasets", "finetune", "inference", "models", "pretrain", "runtime", "zoo")
 
 __all__ = [
+    "benchmark",
     "configs",
     "create_model",
     "datasets",

@@ -11,7 +11,19 @@ import pytest
 
 from hicmae.cli import main
 
-COMMANDS = ["demo", "shard", "check", "pretrain", "finetune", "evaluate", "predict", "reconstruct", "profile", "zoo"]
+COMMANDS = [
+    "demo",
+    "shard",
+    "check",
+    "pretrain",
+    "finetune",
+    "evaluate",
+    "benchmark",
+    "predict",
+    "reconstruct",
+    "profile",
+    "zoo",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -15,6 +15,7 @@ import numpy as np
 from hicmae.configs.errors import UserError
 from hicmae.datasets.fingerprint import sum_up
 from hicmae.datasets.listing import Problem
+from hicmae.datasets.quarters import quarters
 from hicmae.datasets.remote import Remote, place_of
 from hicmae.datasets.sidecars import Sidecar, parts_of, summary_of
 
@@ -176,7 +177,8 @@ class Index:
 
     def where(self, condition: str) -> Index:
         """The samples for which a column of the list is a value (`fold=1`), one of several (`split=train,validation`)
-        or none of them (`fold!=1`); several conditions are joined by `@`.
+        or none of them (`fold!=1`); several conditions are joined by `@`. `quarter` is there without a column: 1 to 4,
+        a division by group, or by video where groups are not known (`hicmae.datasets.quarters`).
 
         Raises:
             UserError: there is no such column, no sample with such a value, or no sample left.
@@ -186,6 +188,8 @@ class Index:
             name, _, words = part.partition("=")
             name, other = name.rstrip("!"), name.endswith("!")
             column = self.groups if name == "group" else self.extra.get(name)
+            if column is None and name == "quarter":
+                column = quarters(self.groups, self.sources, self.labels)
             if column is None:
                 known = ", ".join(["group", *self.extra])
                 raise UserError(f"{self.folder}@{part}: its samples have no column {name}; there are {known}")

@@ -6,10 +6,11 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from hicmae.finetune.summary import Fold, Summary, summarise
 from hicmae.runtime.log import say
 from hicmae.runtime.page import write_file
 
-__all__ = ["Job", "jobs_of", "run_folds", "summary_of"]
+__all__ = ["DONE", "Job", "claim", "jobs_of", "once", "run_folds", "summary_of"]
 
 _PART = re.compile(r"@(fold|split)!?=[^@]*")
 DONE = "done.json"
@@ -77,19 +78,16 @@ def run_folds(
     jobs = jobs_of(config, folds, seeds)
     for job in jobs:
         configs.check_recipe(job.config, job.out)
-    taken: list[Job] = []
     for job in jobs:
-        if job.done:
-            continue
-        with _claim(job.out) as mine:
-            if not mine:
-                taken.append(job)
-            elif not job.done:  # else another process has finished it meanwhile
-                if show:
-                    say(f"fold {job.fold}, seed {job.config.seed}: {sum(j.done for j in jobs)} of {len(jobs)} are done")
-                run(job.config, show=show)
-                write_file(job.out / DONE, json.dumps({"fold": job.fold, "seed": job.config.seed}) + "\n")
-    waiting = [job for job in taken if not job.done]
+
+        def work(job: Job = job) -> dict[str, Any]:
+            if show:
+                say(f"fold {job.fold}, seed {job.config.seed}: {sum(j.done for j in jobs)} of {len(jobs)} are done")
+            run(job.config, show=show)
+            return {"fold": job.fold, "seed": job.config.seed}
+
+        once(job.out, work)
+    waiting = [job for job in jobs if not job.done]
     if waiting:
         if show:
             names = ", ".join(str(job.out.relative_to(config.out)) for job in waiting)
@@ -165,9 +163,25 @@ def _read(folder: Path) -> dict:
         ) from None
 
 
+def once(folder: Path, work: Callable[[], Mapping[str, Any]]) -> bool:
+    """Do `work`, whose results go to `folder`, unless it is done or another process is at it; whether it is done now.
+
+    What it returns (JSON-able) is kept in `folder/done.json`. Where it fails or is killed, the next call does it again.
+    """
+    file = folder / DONE
+    if not file.is_file():
+        with claim(folder) as mine:
+            if mine and not file.is_file():  # else another process has finished it meanwhile
+                write_file(file, json.dumps(work()) + "\n")
+    return file.is_file()
+
+
 @contextmanager
-def _claim(folder: Path) -> Iterator[bool]:
-    """Whether this process may work in `folder`; it alone may, until the block ends or the process dies."""
+def claim(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process may work in `folder`; it alone may, until the block ends or the process dies.
+
+    With `wait` it is told when the others are through.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
@@ -177,7 +191,9 @@ def _claim(folder: Path) -> Iterator[bool]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "claim.lock").open("a") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system, even after kill -9
+            fcntl.lockf(
+                file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
+            )  # released by the system, even after a kill
         except OSError:
             yield False
             return

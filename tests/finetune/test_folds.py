@@ -19,7 +19,7 @@ from hicmae.configs import ConfigError, as_dict
 from hicmae.configs.errors import UserError
 from hicmae.datasets import Index, ShardConfig, write_shards
 from hicmae.finetune import FinetuneConfig
-from hicmae.finetune.folds import jobs_of, run_folds
+from hicmae.finetune.folds import claim, jobs_of, run_folds
 from hicmae.finetune.published import published_results
 from hicmae.finetune.summary import Fold, summarise
 from hicmae.runtime.checkpoint import read_weights, weights_file
@@ -265,8 +265,6 @@ def test_a_fold_run_killed_ten_times_comes_to_the_same_result_bit_for_bit(whole:
 
 
 def test_a_dead_process_holds_no_fold_a_living_one_does(tmp_path: Path) -> None:
-    from hicmae.finetune.folds import _claim
-
     script = "import fcntl, sys, time; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX)"
     command = [
         sys.executable,
@@ -276,11 +274,11 @@ def test_a_dead_process_holds_no_fold_a_living_one_does(tmp_path: Path) -> None:
     ]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline().strip() == "True"
-    with _claim(tmp_path) as mine:
+    with claim(tmp_path) as mine:
         assert not mine
     holder.kill()
     holder.communicate()
-    with _claim(tmp_path) as mine:
+    with claim(tmp_path) as mine:
         assert mine
 
 
