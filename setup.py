@@ -42,6 +42,7 @@ EXTRAS = {
         "scikit-learn>=1.4",
         "mtcnn==1.0.0",
         "scikit-image>=0.22",
+        "deepspeed>=0.19,<0.20",
         "ruff>=0.8",
         "mypy>=1.13",
         "types-PyYAML",

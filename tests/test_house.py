@@ -318,7 +318,7 @@ def test_the_training_path_stays_readable() -> None:
     files += [ROOT / "hicmae" / "datasets" / f"{name}.py" for name in TRAINING_DATA]
     files = [path for path in files if path.is_file() and path.name not in NO_TRAINING]
     lines = {str(path.relative_to(ROOT)): code_lines(path) for path in files}
-    assert sum(lines.values()) <= 5000, lines
+    assert sum(lines.values()) <= 6000, lines
 
 
 def parse_recipe(recipe: str | Path, stage: str) -> Any:

@@ -19,6 +19,8 @@ def add_to(add: Add) -> None:
         }[name]
         sub = add(name, command, words, f"hicmae.{name}:{kind}", "An unfinished run in --out is continued.")
         sub.add_argument("recipe", metavar="RECIPE", help=f"a YAML file, or the name of one in {name}/")
+        words = "auto, single, ddp, fsdp or deepspeed: short for --loop.engine"
+        sub.add_argument("--engine", metavar="NAME", help=words)
         sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
         if name == "finetune":
             words = "carry out these folds of the shards, as 1,3, or all, each in a folder of its own, and sum them up"
@@ -26,10 +28,15 @@ def add_to(add: Add) -> None:
             sub.add_argument("--seeds", type=whole_numbers, metavar="0,1,2", help="with --folds: each with these seeds")
 
 
+def _with_engine(arguments: argparse.Namespace, options: list[str]) -> list[str]:
+    return options if arguments.engine is None else [*options, f"--loop.engine={arguments.engine}"]
+
+
 def _pretrain(arguments: argparse.Namespace, options: list[str]) -> int:
     from hicmae import configs, pretrain
 
-    config = configs.load(pretrain.PretrainConfig, configs.resolve(arguments.recipe, "pretrain"), options)
+    recipe = configs.resolve(arguments.recipe, "pretrain")
+    config = configs.load(pretrain.PretrainConfig, recipe, _with_engine(arguments, options))
     if arguments.dry_run:
         write(configs.to_yaml(config))
         return 0
@@ -40,7 +47,8 @@ def _pretrain(arguments: argparse.Namespace, options: list[str]) -> int:
 def _finetune(arguments: argparse.Namespace, options: list[str]) -> int:
     from hicmae import configs, finetune
 
-    config = configs.load(finetune.FinetuneConfig, configs.resolve(arguments.recipe, "finetune"), options)
+    recipe = configs.resolve(arguments.recipe, "finetune")
+    config = configs.load(finetune.FinetuneConfig, recipe, _with_engine(arguments, options))
     if arguments.seeds and not arguments.folds:
         raise ConfigError("--seeds goes with --folds all (or some); one run takes --seed N")
     if arguments.dry_run:

@@ -11,8 +11,11 @@ from hicmae.configs.typed import as_dict, to_yaml
 
 __all__ = ["check_recipe", "keep_recipe"]
 
-# where the data lie, how they are loaded and what is logged may change between the starts of one run
-FREE = {"device", "out", "loop.log_every", "loop.keep", "loop.save_every"}
+# where the data lie, who loads them and who computes, and what is logged may change between the starts of one run
+FREE = {
+    *("device", "out", "loop.log_every", "loop.keep", "loop.keep_every", "loop.save_every", "loop.timeout"),
+    *("loop.engine", "loop.recompute", "loop.compile", "loop.tf32"),
+}
 
 
 def check_recipe(config: Any, out: Path) -> None:
@@ -38,7 +41,7 @@ def keep_recipe(config: Any, out: Path) -> None:
 
 def _free(key: str) -> bool:
     where = {"shards", "train", "test", "val", "workers"}
-    return key in FREE or (key.startswith("data.") and key.split(".")[1] in where)
+    return key in FREE or key.startswith("loop.deepspeed") or (key.startswith("data.") and key.split(".")[1] in where)
 
 
 def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -71,6 +71,7 @@ class Stream:
         rank, world: which of how many processes this is; each takes its slice of every micro-batch.
         workers: reading processes; 0 reads in this one.
         max_bad_share: the share of this rank's clips of an epoch that may be unusable.
+        timeout: seconds that a batch of a reading process may take before the run ends with an error.
 
     Raises:
         ValueError: the batch cannot be divided, the data set is smaller than one batch, or weights do not fit.
@@ -89,6 +90,7 @@ class Stream:
         workers: int = 0,
         shuffle: bool = True,
         max_bad_share: float = 0.01,
+        timeout: float = 600,
         weights: Sequence[float] | None = None,
         clips: int = 1,
     ) -> None:
@@ -108,7 +110,7 @@ class Stream:
         seen = len(index) if self._shares is None else int(np.minimum(self._shares, np.bincount(index.corpus)).sum())
         self._limit = _Limit(index, seen / world, max_bad_share)
         self._plan = _Plan()
-        self._loader = _loader(_Batches(index, [view], seed, replace=True), self._plan, workers)
+        self._loader = _loader(_Batches(index, [view], seed, replace=True), self._plan, workers, timeout)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """The steps of an epoch from step `start` on; each is this rank's list of `accumulate` micro-batches.
@@ -295,13 +297,14 @@ class _Limit:
         )
 
 
-def _loader(batches: _Batches, plan: _Plan, workers: int) -> DataLoader[Batch]:
+def _loader(batches: _Batches, plan: _Plan, workers: int, timeout: float = 600) -> DataLoader[Batch]:
     """Batches in the plan's order, read ahead by `workers` processes of one thread each (torch sees to that)."""
     return DataLoader(
         batches,
         batch_size=None,
         sampler=plan,
         num_workers=workers,
+        timeout=timeout if workers else 0,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
         worker_init_fn=_leave_signals_to_the_run,
@@ -318,7 +321,15 @@ def _read(loader: DataLoader[Batch]) -> Iterator[Batch]:
             atexit.register(_end_readers)
         _READING.add(batches)
         _READERS.update(batches._workers)
-    yield from batches
+    try:
+        yield from batches
+    except RuntimeError as error:
+        told = str(error)
+        if "DataLoader timed out" in told:
+            told = f"reading has stalled: no batch came within {loader.timeout:.0f} s (loop.timeout)"
+        elif "DataLoader worker" not in told:
+            raise
+        raise UserError(f"{told}; the same command continues from the last checkpoint") from None
 
 
 _READING: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -50,7 +50,7 @@ def run(config: FinetuneConfig, *, show: bool = True) -> Path:
         UserError: clips without labels, label names that differ between training and test, weights that do not fit,
             unreadable data above `data.max_bad_share`, a full disk.
     """
-    with process_group(config.device) as place:
+    with process_group(config.device, config.loop.timeout) as place:
         return _run(config, place, show and place.first)
 
 
@@ -98,6 +98,10 @@ def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, L
 
 
 def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
+    if config.loop.engine in ("fsdp", "deepspeed"):
+        raise configs.ConfigError(
+            f"loop.engine: {config.loop.engine} is for pretraining; fine-tuning measures whole models: single or ddp"
+        )
     train = _open_train(config)
     listed = len(train)
     if config.data.fraction < 1:
@@ -288,6 +292,7 @@ def _stream(config: FinetuneConfig, train: Index, place: Place, inputs: Inputs, 
             world=place.world,
             workers=data.workers,
             max_bad_share=data.max_bad_share,
+            timeout=loop.timeout,
             weights=[1.0] * len(train.classes) if task.balanced else None,
         )
     except ValueError as error:

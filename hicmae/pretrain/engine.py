@@ -33,7 +33,7 @@ def run(config: PretrainConfig, *, show: bool = True) -> Path:
         ConfigError: no shards, a size the model cannot take, a run in `out` made by another recipe.
         UserError: unreadable data above `data.max_bad_share`, too many non-finite steps, a full disk.
     """
-    with process_group(config.device) as place:
+    with process_group(config.device, config.loop.timeout) as place:
         return _run(config, place, show)
 
 
@@ -76,6 +76,7 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
         world=place.world,
         workers=config.data.workers,
         max_bad_share=config.data.max_bad_share,
+        timeout=config.loop.timeout,
         weights=config.data.weights,
         clips=config.data.clips,
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ class Place:
     rank: int = 0
     world: int = 1
     device: torch.device
+    grouped: bool = False
+    """The process group is up, be it of one process."""
 
     @property
     def first(self) -> bool:
@@ -42,12 +45,14 @@ class Place:
 
 
 @contextmanager
-def process_group(device: str = "auto") -> Iterator[Place]:
-    """This process's `Place`; inside, the process group is up when `torchrun` started several processes.
+def process_group(device: str = "auto", timeout: float = 600) -> Iterator[Place]:
+    """This process's `Place`; inside, the process group is up when `torchrun` started us.
 
-    `device` is `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. Backends: NCCL on GPUs, gloo on CPUs.
+    `device` is `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. Backends: NCCL between GPUs, gloo between
+    CPUs and for plain Python objects. A process that waits `timeout` seconds for another one gives up.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    grouped = "MASTER_ADDR" in os.environ and "RANK" in os.environ
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
@@ -55,11 +60,12 @@ def process_group(device: str = "auto") -> Iterator[Place]:
     chosen = torch.device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    place = Place(rank=rank, world=world, device=chosen)
-    if world == 1:
+    place = Place(rank=rank, world=world, device=chosen, grouped=grouped)
+    if not grouped:
         yield place
         return
-    td.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    td.init_process_group(backend, timeout=timedelta(seconds=timeout))
     try:
         yield place
     finally:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import random
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from hicmae.runtime import checkpoint
+from hicmae.runtime import checkpoint, generators
+from hicmae.runtime.checkpoint import Saved, Writer
+from hicmae.runtime.config import LoopConfig
 from hicmae.runtime.dist import Place
+from hicmae.runtime.engines import engine_for
 from hicmae.runtime.log import RunLog, UserError, progress, say
-from hicmae.runtime.optim import OptimConfig, adamw, cosine, set_learning_rate
+from hicmae.runtime.optim import OptimConfig, cosine
 
-__all__ = ["Batch", "Interrupted", "LoopConfig", "Objective", "Step", "Stream", "fit", "to_device"]
+__all__ = ["Batch", "Interrupted", "LoopConfig", "Lost", "Objective", "Step", "Stream", "fit", "to_device"]
 
 Batch = dict[str, Any]
 
@@ -47,47 +47,17 @@ class Stream(Protocol):
         """The steps of an epoch from `start` on; each is a list of this process's micro-batches."""
 
 
+class Lost(UserError):
+    """Another process of the run ended, or does not answer."""
+
+
 class Interrupted(UserError):
     """The run was asked to stop (Ctrl-C, SIGTERM, SIGUSR1) and left a checkpoint to continue from."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How long and how to train."""
-
-    epochs: int = 100
-    """Passes over the data."""
-    batch_size: int = 64
-    """Clips per optimiser step, over all processes and accumulation."""
-    accumulate: int = 1
-    """Micro-batches per optimiser step."""
-    clip_grad: float | None = None
-    """Largest gradient norm; null leaves gradients alone."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Autocast type; auto is bf16 on GPUs that have it, fp32 elsewhere."""
-    ema: float | None = None
-    """Decay of the averaged weights per step; null keeps none."""
-    log_every: int = 10
-    """Steps between log lines."""
-    save_every: int | None = None
-    """Steps between checkpoints; null saves at the end of every epoch."""
-    keep: int = 2
-    """Checkpoints kept."""
-    max_bad_steps: int = 10
-    """Steps in a row with a non-finite gradient after which the run stops."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "log_every", "keep", "max_bad_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"loop.{name} must be at least 1, not {getattr(self, name)}")
-        if self.save_every is not None and self.save_every < 1:
-            raise ValueError(f"loop.save_every must be at least 1 or null, not {self.save_every}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"loop.ema must lie in (0, 1) or be null, not {self.ema}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"loop.batch_size ({self.batch_size}) must be a multiple of loop.accumulate ({self.accumulate})"
-            )
+_FAILED = 1000  # above all signals
+# what gloo and NCCL say of a peer that went away
+_LOST = re.compile(r"[Cc]onnection (closed|reset)|[Tt]imed out|[Tt]imeout|peer|NCCL|gloo", re.DOTALL)
 
 
 def fit(
@@ -130,46 +100,40 @@ class _Run:
         show: bool,
         on_epoch: Callable[[int, nn.Module], Mapping[str, float]] | None,
     ) -> None:
-        self.bare = model.to(place.device)
-        self.core: nn.Module = getattr(model, "core", model)
         self.objective, self.stream, self.loop, self.out, self.place = objective, stream, loop, out, place
         self.meta, self.show, self.on_epoch = meta, show and place.first, on_epoch
-        self.optimiser = adamw(groups, optim)
         self.steps = loop.epochs * stream.steps_per_epoch
         scale = loop.batch_size / 256
         warmup = round(optim.warmup_epochs * stream.steps_per_epoch)
         self.rate = cosine(optim.lr * scale, optim.min_lr * scale, self.steps, warmup)
-        self.ema = ModelEmaV3(self.core, decay=loop.ema) if loop.ema else None
-        self.parameters = [p for group in groups for p in group["params"]]
-        self.autocast = _autocast(loop.precision, place.device)
-        self.done = 0  # optimiser steps behind us
         self.bad_streak = torch.zeros((), device=place.device)
         self.stop_signal = 0
-        self.rng: list[dict[str, Any]] | None = None
-        self._restore()
-        self.model: nn.Module = self.bare
-        if place.world > 1:
-            ids = [place.device.index] if place.device.type == "cuda" else None
-            self.model = nn.parallel.DistributedDataParallel(self.bare, device_ids=ids)
+        self.begun = place.gather(generators.get_state())
+        saved = self._found()
+        self.done = 0 if saved is None else int(saved.state["step"])  # optimiser steps behind us
+        self.engine = engine_for(model, groups, optim, loop, place, saved)
+        self.writer = Writer(out, keep=loop.keep, keep_every=loop.keep_every)
 
     # -- the run, top to bottom -------------------------------------------------------------------------------------
 
     def train(self) -> Path:
         loop, per_epoch = self.loop, self.stream.steps_per_epoch
-        last = checkpoint.newest(self.out)
         if self.done and self.show:
             say(f"continuing {self.out} at step {self.done} of {self.steps}")
         bar = progress(total=self.steps, initial=self.done, desc="train", unit="step", show=self.show)
-        with RunLog(self.out, write=self.place.first, resume_step=self.done) as log, _signals(self), bar:
+        log = RunLog(self.out, write=self.place.first, resume_step=self.done)
+        fresh = True
+        with log, _signals(self), self._contact(), self.writer, bar:
             recent = _Recent()
             while self.done < self.steps:
                 epoch, start = divmod(self.done, per_epoch)
-                self.bare.train()
+                self.engine.bare.train()
                 for micro_batches in self.stream.epoch(epoch, start):
-                    self._before_first_step(micro_batches)
+                    if fresh:
+                        self._before_first_step(micro_batches)
+                    fresh = False
                     lr = self.rate(self.done)
-                    set_learning_rate(self.optimiser, lr)
-                    recent.add(self._step(micro_batches), micro_batches)
+                    recent.add(self._step(micro_batches, lr), micro_batches)
                     self.done += 1
                     bar.update()
                     if self.done % loop.log_every == 0 or self.done == self.steps:
@@ -178,58 +142,41 @@ class _Run:
                     ends = self.done % per_epoch == 0
                     if ends and self.on_epoch is not None:
                         with self._undisturbed_rng():
-                            log.scalars(self.done, self.on_epoch(epoch, self.core))
+                            log.scalars(self.done, self.on_epoch(epoch, self.engine.core))
                     due = self.done % loop.save_every == 0 if loop.save_every else ends
                     stop = self._stop_requested()
                     if due or stop or self.done == self.steps:
-                        last = self._save()
+                        self._save()
                     if stop:
+                        self._finish()
                         raise Interrupted(f"stopped at step {self.done} of {self.steps}; the same command continues it")
-        assert last is not None
-        return last
+            self._finish()
+        return checkpoint.folder_of(self.out, self.done)
 
-    def _step(self, micro_batches: list[Batch]) -> dict[str, Tensor]:
-        """One optimiser step; a non-finite gradient leaves weights and moments as they were, on every rank alike."""
+    def _step(self, micro_batches: list[Batch], lr: float) -> dict[str, Tensor]:
+        """One optimiser step; the mean loss and parts of its micro-batches."""
         totals: dict[str, Tensor] = {}
         for i, batch in enumerate(micro_batches):
-            final = i == len(micro_batches) - 1
-            with self._exchange(final), self.autocast():
-                step = self.objective(self.model, to_device(batch, self.place.device))
-                (step.loss / len(micro_batches)).backward()
+            with self.engine.exchange(i == len(micro_batches) - 1):
+                step = self._objective(batch)
+                self.engine.backward(step.loss)
             for name, value in {"loss": step.loss.detach(), **step.parts}.items():
                 totals[name] = totals.get(name, 0) + value / len(micro_batches)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.loop.clip_grad or math.inf)
-        bad = (~torch.isfinite(norm)).float()
-        self.optimiser.found_inf = bad  # type: ignore[attr-defined]  # fused AdamW skips the step on the device
-        self.optimiser.grad_scale = None  # type: ignore[attr-defined]
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.update(self.core)
+        norm, bad = self.engine.update(lr)
         self.bad_streak = (self.bad_streak + bad) * bad
         return {**totals, "grad_norm": norm, "bad_steps": bad, "bad_streak": self.bad_streak.clone()}
+
+    def _objective(self, batch: Batch) -> Step:
+        with self.engine.autocast():
+            return self.objective(self.engine.model, to_device(batch, self.place.device))
 
     # -- what surrounds a step ---------------------------------------------------------------------------------------
 
     def _before_first_step(self, micro_batches: list[Batch]) -> None:
-        """DDP regroups its buckets after the first backward, and with them the order of summation: two discarded
-        passes before the first step of every start make a continued run sum like an undisturbed one. The generators
-        are then set to what the checkpoint holds (reading the first batch may have drawn from them)."""
-        if self.rng is None:
-            return
-        if self.place.world > 1:
-            for _ in range(2):
-                with self.autocast():
-                    step = self.objective(self.model, to_device(micro_batches[0], self.place.device))
-                    step.loss.backward()
-            self.optimiser.zero_grad(set_to_none=True)
-        _set_rng(self.rng[self.place.rank])
-        self.rng = None
-
-    def _exchange(self, final: bool) -> contextlib.AbstractContextManager[Any]:
-        if final or self.model is self.bare:
-            return contextlib.nullcontext()
-        return self.model.no_sync()  # type: ignore[operator]
+        """The engine warms up; then generators are set to what the checkpoint holds, since that, and reading the first
+        batch, may have drawn from them."""
+        self.engine.warm_up(lambda: self._objective(micro_batches[0]).loss)
+        generators.set_state(self.begun[self.place.rank])
 
     def _report(self, log: RunLog, bar: Any, recent: _Recent, lr: float, epoch: int) -> None:
         ranks = self.place.gather((recent.means(), recent.skipped, recent.bad_keys()))
@@ -247,65 +194,82 @@ class _Run:
                 f"before them, the clips are listed in {log.path}. Lower optim.lr or set loop.clip_grad, then continue."
             )
 
-    def _save(self) -> Path:
-        states = self.place.gather(_get_rng())
-        problem = None
+    def _save(self) -> None:
+        """Copy what is kept, and go on while it is written."""
+        generator = self.place.gather(generators.get_state())
+        weights, averages, state = self.engine.weights(), self.engine.averages(), self.engine.state()
+        self._agree(self.writer.wait())  # the one before
+        folder = self.writer.open(self.done) if self.place.first else checkpoint.part_of(self.out, self.done)
+        if self.engine.in_parts:
+            self.place.wait()
+            self.engine.save_parts(folder)
+            self.place.wait()
         if self.place.first:
-            state = {"optimiser": self.optimiser.state_dict(), "step": self.done, "steps": self.steps, "rng": states}
-            ema = self.ema.module.state_dict() if self.ema is not None else None
-            weights = self.core.state_dict()
-            if self.core is not self.bare:
-                state["beside"] = {k: v for k, v in self.bare.state_dict().items() if not k.startswith("core.")}
-            try:
-                checkpoint.save(
-                    self.out, self.done, weights=weights, ema=ema, meta=self.meta, state=state, keep=self.loop.keep
-                )
-            except checkpoint.CheckpointError as error:
-                problem = str(error)
-        problem = self.place.gather(problem)[0]  # every process stops with the one that could not write
+            kept = {**state, "step": self.done, "steps": self.steps, "rng": generator}
+            self.writer.submit(self.done, Saved(weights, averages, kept), self.meta)
+
+    def _finish(self) -> None:
+        """Wait for the last checkpoint."""
+        self._agree(self.writer.wait())
+
+    def _agree(self, problem: str | None) -> None:
+        """Every process stops with the one that could not write."""
+        problem = self.place.gather(problem)[0]
         if problem is not None:
             raise checkpoint.CheckpointError(problem)
-        return checkpoint.folder_of(self.out, self.done)
 
-    def _restore(self) -> None:
-        folder = checkpoint.newest(self.out)
+    def _found(self) -> Saved | None:
+        """The newest usable checkpoint, of which this run must be the continuation."""
         # one rank decides, so that all start from the same step
-        folder = self.place.gather(folder)[0]
-        self.rng = self.place.gather(_get_rng())
+        folder = self.place.gather(checkpoint.newest(self.out) if self.place.first else None)[0]
         if folder is None:
-            return
-        state = checkpoint.read_state(folder)
-        if state["steps"] != self.steps:
+            return None
+        saved = checkpoint.read(folder)
+        if saved.state["steps"] != self.steps:
             raise UserError(
-                f"{self.out} holds a run of {state['steps']} steps, this one has {self.steps}: "
+                f"{self.out} holds a run of {saved.state['steps']} steps, this one has {self.steps}: "
                 "the data or the recipe changed. Choose another --out, or remove the folder to start again."
             )
-        self.core.load_state_dict(checkpoint.read_weights(folder / "weights.safetensors")[0])
-        if self.core is not self.bare:
-            self.bare.load_state_dict(state["beside"], strict=False)
-        if self.ema is not None:
-            self.ema.module.load_state_dict(checkpoint.read_weights(folder / "ema.safetensors")[0])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.done = state["step"]
-        if len(state["rng"]) == self.place.world:
-            self.rng = state["rng"]
-        elif self.place.first:
-            say(f"the run had {len(state['rng'])} processes and has {self.place.world} now: generators start afresh")
+        if len(saved.state["rng"]) == self.place.world:
+            self.begun = saved.state["rng"]
+        elif self.show:
+            before = len(saved.state["rng"])
+            say(f"the run had {before} processes and has {self.place.world} now: generators start afresh")
+        return saved
 
     def _stop_requested(self) -> bool:
-        if self.place.world == 1:
-            return bool(self.stop_signal)
-        flag = torch.tensor(self.stop_signal, device=self.place.device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag.item())
+        """Whether any process was asked to stop, or a checkpoint could not be written."""
+        asked = self.stop_signal or (_FAILED if self.writer.failed else 0)
+        if self.place.world > 1:
+            # on the CPU, so that no process waits for its GPU
+            flag = torch.tensor(asked)
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+            asked = int(flag)
+        if asked >= _FAILED:
+            self._finish()
+        return bool(asked)
+
+    @contextlib.contextmanager
+    def _contact(self) -> Iterator[None]:
+        """What a lost process does to the others, in words."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.place.world == 1 or not _LOST.search(str(error)):
+                raise
+            raise Lost(
+                f"process {self.place.rank} of {self.place.world} lost another one at step {self.done} of {self.steps} "
+                f"({str(error).splitlines()[0][:200]}); the process that ended first says why. "
+                "The same command continues from the last checkpoint"
+            ) from None
 
     @contextlib.contextmanager
     def _undisturbed_rng(self) -> Iterator[None]:
-        before = _get_rng()
+        before = generators.get_state()
         try:
             yield
         finally:
-            _set_rng(before)
+            generators.set_state(before)
 
 
 class _Recent:
@@ -343,34 +307,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in batch.items()
     }
-
-
-def _autocast(precision: str, device: torch.device) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def _get_rng() -> dict[str, Any]:
-    """The state of every generator a model or an augmentation may draw from, as tensors and plain values."""
-    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-    version, words, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None,
-        "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
-        "python": [version, list(words), gauss],
-    }
-
-
-def _set_rng(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-    keys, *rest = state["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ def test_weights_and_their_metadata_come_back(tmp_path: Path) -> None:
     weights, meta = checkpoint.read_weights(checkpoint.weights_file(tmp_path))
     assert torch.equal(weights["w"], torch.full((64, 64), 2.0))
     assert meta == {"name": "m", "step": 3}
-    assert checkpoint.read_state(folder) == {"step": 3}
+    assert checkpoint.read(folder).state == {"step": 3}
 
 
 def test_two_names_for_one_storage_are_saved(tmp_path: Path) -> None:
