@@ -41,6 +41,7 @@ NO_TRAINING = {
     *("profile.py", "report.py", "page.py", "charts.py", "metrics.py", "comparison.py"),
     *("folds.py", "summary.py", "published.py", "comparing.py", "regroup.py"),
     *("evaluation.py", "values.py", "curves.py", "multilabel.py"),
+    *("disturbances.py", "robustness.py", "robustness_page.py", "areas.py"),
 }
 TRAINING_DATA = ("samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
 MACHINE_PATH = re.compile(r"(?<![\w.}$<~-])/(?:home|work|Users|root|mnt|scratch)/[\w.-]+|\b[A-Z]:\\Users\\")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hicmae.cli.words import Add, device_option, whole_numbers, write
+from hicmae.configs.errors import ConfigError
 
 __all__ = ["add_to"]
 
@@ -21,6 +22,10 @@ def add_to(add: Add) -> None:
     sub.add_argument("--by", metavar="COLUMN", help="figures for each value of a column of the shards, too, as sex")
     words = "no measurement: compare what is stored of RUN (a run, or a folder of folds) and OTHER, on the same clips"
     sub.add_argument("--against", metavar="OTHER", help=words)
+    words = (
+        "figures where a modality is missing, or under noise, and the area under them (with --against: of OTHER too)"
+    )
+    sub.add_argument("--curves", metavar="missing|noise|all|KIND,…", help=words)
     sub.add_argument("--modality", choices=["video", "audio"], help="give an audio-visual model this one alone")
     sub.add_argument("--out", metavar="DIR", help="where the JSON, CSV and HTML files go (default: RUN/evaluation)")
     device_option(sub)
@@ -68,6 +73,8 @@ def _benchmark(arguments: argparse.Namespace, options: list[str]) -> int:
 def _evaluate(arguments: argparse.Namespace, _: list[str]) -> int:
     from hicmae import finetune
 
+    if arguments.curves:
+        return _curves(arguments)
     if arguments.against:
         write(finetune.told_against(arguments.run, arguments.against))
         return 0
@@ -82,4 +89,23 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> int:
         device=arguments.device,
     )
     write(str(report))
+    return 0
+
+
+def _curves(arguments: argparse.Namespace) -> int:
+    from hicmae.finetune.robustness import curves
+
+    unused = [name for name in ("merge", "by", "modality") if getattr(arguments, name)]
+    if unused:
+        raise ConfigError(f"--{unused[0]} does nothing with --curves: leave it out")
+    result = curves(
+        arguments.run,
+        arguments.data or None,
+        kinds=_words(arguments.curves),
+        against=[arguments.against] if arguments.against else (),
+        segments=arguments.segments,
+        out=arguments.out,
+        device=arguments.device,
+    )
+    write(str(result))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,12 @@ class Draws:
     """Numbers drawn from `generator` (CPU); no other source of chance is touched."""
 
     generator: torch.Generator
+
+    @classmethod
+    def keyed(cls, words: str) -> Draws:
+        """Those that belong to `words`, as seed, epoch and a clip's key: the same in any process and order."""
+        digest = hashlib.blake2b(words.encode(), digest_size=8).digest()
+        return cls(torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """From [low, high)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ __all__ = ["check_labelled", "evaluate", "headline", "open_test", "report_on", "
 
 DRAWS = 2000  # resamplings behind an interval
 CLASSIFIER = TaskConfig()
+Predict = Callable[..., tuple[NDArray[np.int64], NDArray[np.float64], list[tuple[str, str]]]]
+"""What `predict_index` is."""
 
 
 def evaluate(
@@ -156,6 +158,7 @@ def report_on(
     modality: Modality | None = None,
     batch_size: int = 16,
     workers: int | None = None,
+    predict: Predict = predict_index,
     show: bool = True,
 ) -> Report | ValueReport:
     """The report on a model (on its device) with what its checkpoint says of itself, over all clips of `index`."""
@@ -167,7 +170,7 @@ def report_on(
     views["segments"] = segments if segments is not None else int(data["segments"])
     if views["segments"] < 1:
         raise ConfigError(f"segments must be at least 1, not {views['segments']}")
-    number, by_sample, skipped = predict_index(
+    number, by_sample, skipped = predict(
         model,
         index,
         place,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hicmae.configs.errors import UserError
 from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import evaluate_batches
-from hicmae.datasets.sampling import eval_views
+from hicmae.datasets.sampling import View, eval_views
 from hicmae.finetune.inputs import Inputs, sound_of
 from hicmae.finetune.outputs import Outputs
 from hicmae.runtime.dist import Place
@@ -39,6 +40,8 @@ def predict_index(
     batch_size: int = 16,
     workers: int = 0,
     max_bad_share: float = 0.01,
+    around: Callable[[View], View] | None = None,
+    bar: Any = None,
     show: bool = True,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], list[tuple[str, str]]]:
     """Probabilities and numbers of every sample, in every process the same: made per view, mean over views.
@@ -50,17 +53,25 @@ def predict_index(
         inputs: what the model is given; all it takes when absent.
         outputs: what its outputs mean; logits of one class when absent.
         sound: what it hears; the published statistics when absent.
+        around: makes of each view the one that is used.
+        bar: a progress bar of clips to be moved on instead of one of its own.
     """
     inputs, outputs = inputs or Inputs.of(model), outputs or Outputs()
     sound = (sound or sound_of(model, None)) if inputs.audio else None
     views = eval_views(frames, stride, size, segments, sound, need_sound=inputs.need_audio, see=inputs.video)
+    views = tuple(map(around, views)) if around is not None else views
     numbers: list[NDArray[np.int64]] = []
     values: list[NDArray[np.float64]] = []
     skipped: list[tuple[str, str]] = []
     problem: str | None = None
     model.eval()
     share = len(index) * (place.rank + 1) // place.world - len(index) * place.rank // place.world
-    with progress(total=share, desc="evaluate", unit="clip", show=show and place.first) as bar:
+    own = (
+        progress(total=share, desc="evaluate", unit="clip", show=show and place.first)
+        if bar is None
+        else nullcontext(bar)
+    )
+    with own as bar:
         batches = evaluate_batches(
             index,
             views,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,8 +49,7 @@ class Task:
 
     def generator(self, epoch: int, key: str) -> torch.Generator:
         """What the mixing of a micro-batch that begins with clip `key` is drawn from."""
-        digest = hashlib.blake2b(f"{self.seed}/{epoch}/{key}".encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        return Draws.keyed(f"{self.seed}/{epoch}/{key}").generator
 
     def __call__(self, model: nn.Module, batch: Batch) -> Step:
         """Mix, predict, compare."""
@@ -70,7 +68,7 @@ class Task:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Frames and sound with blank spans, and which rows lose one of them: bool (B, 2), None where none can."""
         config = self.missing
-        chances = [Draws(self.generator(batch["epoch"], f"missing/{key}")) for key in batch["key"]]
+        chances = [Draws.keyed(f"{self.seed}/missing/{batch['epoch']}/{key}") for key in batch["key"]]
         lost = torch.tensor([config.lost(draws) for draws in chances]) if config.video or config.audio else None
         shown: list[Tensor | None] = [video, audio]
         for i, x in enumerate(shown if config.spans else ()):

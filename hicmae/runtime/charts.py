@@ -103,14 +103,28 @@ def bars(
     return _svg(left + width + 66 + room, bottom + (42 if reference_name else 24), parts + shown, label)
 
 
-def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_name: str = "", y_name: str = "") -> str:
-    """Lines through (x, y) of each named series; points that are not finite break the line."""
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x_name: str = "",
+    y_name: str = "",
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    x_words: Mapping[float, str] | None = None,
+    y_range: tuple[float, float] | None = None,
+) -> str:
+    """Lines through (x, y) of each named series; points that are not finite break the line.
+
+    Args:
+        bands: name -> (low, high) at each of its x, drawn pale behind the lines.
+        x_words: x -> what is written there, instead of round numbers; they must reach from the least x to the greatest.
+        y_range: ends of the upright axis, otherwise those of the values.
+    """
     width, height, left, top = 420, 240, 62, 14 if len(series) < 2 else 34
     points = [(x, y) for xs, ys in series.values() for x, y in zip(xs, ys, strict=True) if math.isfinite(x + y)]
     if not points:
         return _svg(width, 40, [_word(10, 24, "nothing recorded", "start", ink=' class="soft"')], y_name or "curve")
-    x_ticks = _ticks(min(x for x, _ in points), max(x for x, _ in points))
-    y_ticks = _ticks(min(y for _, y in points), max(y for _, y in points))
+    x_ticks = sorted(x_words) if x_words else _ticks(min(x for x, _ in points), max(x for x, _ in points))
+    y_ticks = _ticks(*(y_range or (min(y for _, y in points), max(y for _, y in points))))
     right, bottom = left + width - 20, top + height
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -126,8 +140,15 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_n
     for tick in x_ticks:
         x = place(tick, y_ticks[0])[0]
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
-        parts.append(_word(x, bottom + 18, f"{tick:.6g}", "middle", ink=' class="soft"', size=11))
+        word = x_words[tick] if x_words else f"{tick:.6g}"
+        parts.append(_word(x, bottom + 18, word, "middle", ink=' class="soft"', size=11))
     parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    for name, (lows, highs) in (bands or {}).items():
+        xs = series[name][0]
+        ends = [*zip(xs, highs, strict=True), *reversed(list(zip(xs, lows, strict=True)))]
+        shape = " L".join(f"{across:.1f} {down:.1f}" for across, down in (place(x, y) for x, y in ends))
+        ink = INKS[list(series).index(name) % len(INKS)]
+        parts.append(f'<path d="M{shape}Z" fill="{ink}" fill-opacity=".13"/>')
     for i, (name, (xs, ys)) in enumerate(series.items()):
         ink, pen, path = INKS[i % len(INKS)], "M", []
         for x, y in zip(xs, ys, strict=True):
