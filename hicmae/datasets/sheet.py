@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from hicmae.datasets.store import ClipStore
 from hicmae.runtime import charts
 from hicmae.runtime.page import Page
 
-__all__ = ["sheet"]
+__all__ = ["sheet", "strips_of"]
 
 CLIPS = 24
 FRAMES, SIDE = 6, 108  # pictures of a clip side by side, and their pixels
@@ -74,6 +75,19 @@ def sheet(
         page.table(["video", "reason", "remedy"], rows, f"{len(rows)} of {len(index.skipped)}.")
     page.heading("Summary").facts({**summary, "preprocessing": index.preprocessing})
     return page
+
+
+def strips_of(index: Index, numbers: Mapping[int, int]) -> dict[int, bytes]:
+    """Frames of samples from the first to the last, side by side as JPEG: name -> number becomes name -> picture.
+
+    Those that cannot be read are left out.
+    """
+    store, found = ClipStore(index), {}
+    for name, number in numbers.items():
+        with contextlib.suppress(SampleError):
+            found[name] = _strip(store[number])
+    store.close()
+    return found
 
 
 def _spreads(index: Index) -> Iterable[tuple[list[float], str, str]]:

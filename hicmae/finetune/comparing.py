@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from hicmae.configs.errors import UserError
-from hicmae.finetune.report import HEADLINES, stamp_of
+from hicmae.finetune.measured import stamp_of
+from hicmae.finetune.report import HEADLINES
 from hicmae.runtime.comparison import Difference, compare
 
 __all__ = ["against", "told_against"]

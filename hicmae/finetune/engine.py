@@ -18,8 +18,8 @@ from hicmae.datasets.sampling import train_view
 from hicmae.finetune.config import FinetuneConfig
 from hicmae.finetune.evaluation import check_labelled, headline, open_test, report_on, write_report
 from hicmae.finetune.inputs import Inputs, mixed, sound_of
+from hicmae.finetune.measured import stamp_of
 from hicmae.finetune.outputs import Outputs
-from hicmae.finetune.report import stamp_of
 from hicmae.finetune.selection import Chooser, few, validation_part
 from hicmae.finetune.targets import Targeted, read_targets
 from hicmae.finetune.tasks import task_of
@@ -172,7 +172,7 @@ def _measure(model: Model, file: Path, test: Index, out: Path, place: Place, sho
     """Write the report on a checkpoint's weights into the run folder."""
     weights, meta = read_weights(file)
     model.load_state_dict(weights)
-    report = report_on(model.to(place.device), meta, test, place, show=show)
+    report = report_on(model.to(place.device), meta, test, place, details=True, show=show)
     if place.first:
         ema = bool(meta.get("ema"))
         write_report(report, out / ("evaluation-ema" if ema else "evaluation"), out / "log.jsonl", show)

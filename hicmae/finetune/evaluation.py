@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,26 @@ from torch import nn
 from hicmae.configs.errors import ConfigError, UserError
 from hicmae.datasets.fingerprint import differences
 from hicmae.datasets.index import Index
+from hicmae.datasets.sheet import strips_of
+from hicmae.finetune.building import DRAWS, report_of_classes, report_of_labels, report_of_numbers
 from hicmae.finetune.config import TaskConfig
+from hicmae.finetune.cost import cost_of
+from hicmae.finetune.embedding import Features
 from hicmae.finetune.inputs import Inputs, Modality, sound_of
+from hicmae.finetune.measured import SHOWN, selection_of, stamp_of
 from hicmae.finetune.outputs import Outputs
 from hicmae.finetune.predictions import clips_of, predict_index
 from hicmae.finetune.regroup import merged, with_parts
-from hicmae.finetune.report import Report, selection_of, stamp_of
+from hicmae.finetune.report import Report
 from hicmae.finetune.targets import read_targets
 from hicmae.finetune.values import WORDS, ValueReport
 from hicmae.models.factory import create_model
 from hicmae.runtime.checkpoint import CHOSEN, CheckpointError, read_weights, weights_file
 from hicmae.runtime.dist import Place, process_group
 from hicmae.runtime.log import say
-from hicmae.runtime.metrics import Scores, bootstrap, bootstrap_regression, confusion_matrix, regression, scores
-from hicmae.runtime.multilabel import multilabel
 
 __all__ = ["check_labelled", "evaluate", "headline", "open_test", "report_on", "write_report"]
 
-DRAWS = 2000  # resamplings behind an interval
 CLASSIFIER = TaskConfig()
 Predict = Callable[..., tuple[NDArray[np.int64], NDArray[np.float64], list[tuple[str, str]]]]
 """What `predict_index` is."""
@@ -91,6 +94,7 @@ def evaluate(
             modality=modality,
             batch_size=batch_size,
             workers=workers,
+            details=True,
             show=show,
         )
         for column, regrouped in ((merge, merged), (by, with_parts)):
@@ -159,9 +163,13 @@ def report_on(
     batch_size: int = 16,
     workers: int | None = None,
     predict: Predict = predict_index,
+    details: bool = False,
     show: bool = True,
 ) -> Report | ValueReport:
-    """The report on a model (on its device) with what its checkpoint says of itself, over all clips of `index`."""
+    """The report on a model (on its device) with what its checkpoint says of itself, over all clips of `index`.
+
+    With `details`, what a page shows beside figures: cost, features, frames of the hardest clips.
+    """
     data, outputs, task = meta["config"]["data"], Outputs.of(meta), TaskConfig(**meta.get("task", {}))
     inputs = Inputs.of(model, modality)
     index, unheard = _heard(index, inputs, drop=bool(data.get("drop_without_sound")))
@@ -170,6 +178,11 @@ def report_on(
     views["segments"] = segments if segments is not None else int(data["segments"])
     if views["segments"] < 1:
         raise ConfigError(f"segments must be at least 1, not {views['segments']}")
+    told = index.labels[:, None] if targets is None else np.column_stack([index.labels, targets])
+    truths = list(map(tuple, told.tolist()))
+    everything = np.arange(len(index))
+    features = Features.of_clips(clips_of(index, everything, truths)) if details else None
+    since = time.monotonic()
     number, by_sample, skipped = predict(
         model,
         index,
@@ -178,13 +191,14 @@ def report_on(
         inputs=inputs,
         outputs=outputs,
         sound=sound_of(model, meta.get("preprocessing", {}).get("sound")),
+        **({"features": features} if features is not None else {}),
         batch_size=batch_size,
         workers=int(data["workers"]) if workers is None else workers,
         max_bad_share=float(data["max_bad_share"]),
         show=show,
     )
-    told = index.labels[number, None] if targets is None else np.column_stack([index.labels[number], targets[number]])
-    clip = clips_of(index, number, list(map(tuple, told.tolist())))
+    seconds = time.monotonic() - since
+    clip = clips_of(index, number, [truths[n] for n in number])
     first = np.unique(clip, return_index=True)[1]  # a clip's first sample stands for it
     found = np.zeros((len(first), by_sample.shape[1]))
     np.add.at(found, clip, by_sample)
@@ -202,6 +216,8 @@ def report_on(
         "keys": list(index.keys[rows]) if len(rows) == len(number) else list(index.sources[rows]),
         "sources": list(index.sources[rows]),
         "groups": groups,
+        "seconds": np.bincount(clip, index.seconds[number]).tolist(),
+        "columns": {name: [str(value) for value in column[rows]] for name, column in index.extra.items()},
         "protocol": {
             **({"protocol": f"{index.protocol}/{selected.get('by', 'last')}"} if index.protocol else {}),
             "data": folders,
@@ -226,31 +242,28 @@ def report_on(
         "fingerprint": index.fingerprint,
         "config": dict(meta["config"]),
     }
-    notes = [
+    common["notes"] = [
         *_data_notes(groups, len(skipped), meta.get("preprocessing", {}), index),
         *_sound_notes(inputs, len(unheard), int((~index.sound[number]).sum())),
     ]
+    classes = len(outputs.classes)
+    report: Report | ValueReport
     if targets is not None and task.kind != "joint":
-        report_of = _numbers_report if task.kind == "regression" else _classes_report
-        return report_of(outputs.names, targets[rows], found, {**common, "notes": notes})
-    labels, truth, guess = outputs.classes, index.labels[rows], found[:, : len(outputs.classes)].argmax(1)
-    confusion = confusion_matrix(truth, guess, len(labels))
-    figures = scores(confusion)
-    values = None
-    if targets is not None:
-        values = _numbers_report(outputs.values, targets[rows], found[:, len(labels) :], {**common, "notes": []})
-        notes += values.notes
-    return Report(
-        **common,
-        notes=[*_notes(figures, labels), *notes],
-        labels=labels,
-        scores=figures,
-        intervals=bootstrap(truth, guess, groups, len(labels), samples=DRAWS),
-        confusion=confusion,
-        truth=truth,
-        guess=guess,
-        probabilities=found[:, : len(labels)],
-        values=values,
+        report_of = report_of_numbers if task.kind == "regression" else report_of_labels
+        report = report_of(outputs.names, targets[rows], found, common)
+    else:
+        values = None
+        if targets is not None:
+            values = report_of_numbers(outputs.values, targets[rows], found[:, classes:], {**common, "notes": []})
+        report = report_of_classes(outputs.classes, index.labels[rows], found[:, :classes], common, values)
+    if not details:
+        return report
+    shown = report.hardest[:SHOWN].tolist() if place.first else []
+    return dataclasses.replace(
+        report,
+        cost=cost_of(model, views["segments"], len(rows), seconds, place.hardware),
+        features=features.by_clip(clip, number) if features is not None else {},
+        pictures=strips_of(index, {n: int(rows[n]) for n in shown}),
     )
 
 
@@ -263,51 +276,6 @@ def headline(report: Report | ValueReport) -> str:
     return ", ".join(
         f"{name} {100 * e.value:.2f} % ({100 * e.low:.1f} … {100 * e.high:.1f})" for name, e in names.items()
     )
-
-
-def _numbers_report(
-    names: tuple[str, ...], truth: NDArray[np.float64], found: NDArray[np.float64], common: dict[str, Any]
-) -> ValueReport:
-    """The report on numbers (N, D)."""
-    measured, shown = regression(truth, found, names), ("mae", "rmse", "pcc", "ccc", "ccc_unbiased")
-    intervals = bootstrap_regression(truth, found, common["groups"], samples=DRAWS)
-    return ValueReport(
-        **{**common, "notes": [*common["notes"], *measured.notes]},
-        names=names,
-        intervals={name: intervals[name] for name in shown},
-        figures={name: {key: getattr(measured, key)[d] for key in shown} for d, name in enumerate(names)},
-        truth=truth,
-        predicted=found,
-    )
-
-
-def _classes_report(
-    names: tuple[str, ...], truth: NDArray[np.float64], found: NDArray[np.float64], common: dict[str, Any]
-) -> ValueReport:
-    """The report on probabilities (N, D) of classes independent of each other, decided at one half."""
-    measured = multilabel(truth > 0.5, found > 0.5, common["groups"], samples=DRAWS)
-    keys = ("support", "recall", "precision", "f1")
-    return ValueReport(
-        **common,
-        names=names,
-        intervals=measured.intervals,
-        figures={name: {key: getattr(measured, key)[d] for key in keys} for d, name in enumerate(names)},
-        truth=truth,
-        predicted=found,
-    )
-
-
-def _notes(figures: Scores, labels: Sequence[str]) -> list[str]:
-    notes = []
-    if figures.absent:
-        names = ", ".join(labels[k] for k in figures.absent)
-        notes.append(f"No clip of the test data has the label {names}: left out of UAR and macro F1.")
-    never = [name for name, precision in zip(labels, figures.precision, strict=True) if precision is None]
-    if len(never) == len(labels) - 1:
-        notes.append("Every clip was given the same class: the model tells nothing apart.")
-    elif never:
-        notes.append(f"Never predicted: {', '.join(never)}.")
-    return notes
 
 
 def _data_notes(groups: Sequence[str] | None, skipped: int, trained: Mapping[str, Any], index: Index) -> list[str]:

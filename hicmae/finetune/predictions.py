@@ -16,6 +16,7 @@ from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import evaluate_batches
 from hicmae.datasets.sampling import View, eval_views
+from hicmae.finetune.embedding import Features, Tapped
 from hicmae.finetune.inputs import Inputs, sound_of
 from hicmae.finetune.outputs import Outputs
 from hicmae.runtime.dist import Place
@@ -37,6 +38,7 @@ def predict_index(
     inputs: Inputs | None = None,
     outputs: Outputs | None = None,
     sound: SoundConfig | None = None,
+    features: Features | None = None,
     batch_size: int = 16,
     workers: int = 0,
     max_bad_share: float = 0.01,
@@ -55,6 +57,7 @@ def predict_index(
         sound: what it hears; the published statistics when absent.
         around: makes of each view the one that is used.
         bar: a progress bar of clips to be moved on instead of one of its own.
+        features: filled with what the head was given, mean over views (and frames), in the same pass.
     """
     inputs, outputs = inputs or Inputs.of(model), outputs or Outputs()
     sound = (sound or sound_of(model, None)) if inputs.audio else None
@@ -66,12 +69,13 @@ def predict_index(
     problem: str | None = None
     model.eval()
     share = len(index) * (place.rank + 1) // place.world - len(index) * place.rank // place.world
+    tapped = Tapped(model, features is not None)
     own = (
         progress(total=share, desc="evaluate", unit="clip", show=show and place.first)
         if bar is None
         else nullcontext(bar)
     )
-    with own as bar:
+    with own as bar, tapped:
         batches = evaluate_batches(
             index,
             views,
@@ -85,7 +89,9 @@ def predict_index(
             for batch in batches:
                 given = (batch.get(name) for name in ("video", "audio", "has_audio"))
                 moved = (None if x is None else x.to(place.device, non_blocking=True) for x in given)
-                raw = inputs.of_evaluation(model, *moved)  # (B * V, K) or (B * V, T, K)
+                raw, seen = tapped.split(inputs.of_evaluation(tapped, *moved))  # (B * V, K) or (B * V, T, K)
+                if features is not None and seen is not None:
+                    features.add(batch["number"][::segments], seen.unflatten(0, (-1, segments)).mean(1))
                 merged = outputs(raw.double()).unflatten(0, (-1, segments)).mean(1)  # (B, K)
                 numbers.append(batch["number"][::segments].numpy())
                 values.append(merged.cpu().numpy())
@@ -93,10 +99,12 @@ def predict_index(
                 bar.update(len(merged) + len(batch["skipped"]))
         except UserError as error:  # told to all, or the others would wait for ever
             problem = str(error)
-    gathered = place.gather((problem, numbers, values, skipped))
+    gathered = place.gather((problem, numbers, values, skipped, features.found if features is not None else {}))
     for told, *_ in gathered:
         if told is not None:
             raise UserError(told)
+    if features is not None:
+        features.found = {n: row for part in gathered for n, row in part[4].items()}
     number = np.concatenate([n for part in gathered for n in part[1]])
     found = np.concatenate([v for part in gathered for v in part[2]])
     skipped = [pair for part in gathered for pair in part[3]]

@@ -1,163 +1,100 @@
-"""What an evaluation found, in memory, as text, and as JSON, CSV and one page."""
+"""What an evaluation of classes found, in memory, as text, and as JSON, CSV and one page."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from hicmae.datasets import fingerprint
-from hicmae.finetune.curves import curves_of
+from hicmae.finetune.calibration import Calibration, calibration
+from hicmae.finetune.embedding import Map
+from hicmae.finetune.measured import Measured, counted
 from hicmae.finetune.published import published_results
 from hicmae.finetune.values import ValueReport
-from hicmae.runtime import charts
-from hicmae.runtime.metrics import Estimate, Scores
-from hicmae.runtime.page import Page, write_file
+from hicmae.runtime import charts, diagrams
+from hicmae.runtime.metrics import Scores
+from hicmae.runtime.page import Page
 
-__all__ = ["Part", "Report", "selection_of", "stamp_of"]
+__all__ = ["HEADLINES", "Report", "show_calibration"]
 
 HEADLINES = {"uar": "UAR", "war": "WAR", "weighted_f1": "weighted F1", "macro_f1": "macro F1"}
-TEST_CHOSEN = "epoch CHOSEN ON THE TEST CLIPS"
+MER_MULTI = "weighted F1 less a quarter of the mean squared error of the numbers"
 MISTAKES = 20  # shown on the page; the CSV has them all
 
 
-def selection_of(selected: Mapping[str, Any]) -> str:
-    """Whose weights were measured, in words, from what a checkpoint says of its choice."""
-    if not selected:
-        return "last checkpoint; no epoch was chosen by its score"
-    epoch = f"epoch {selected['epoch']} of {selected['epochs']}, best {selected['figure'].upper()}"
-    return f"{TEST_CHOSEN}: {epoch}" if selected["by"] == "test" else f"{epoch} on {selected['unit']}"
-
-
-def stamp_of(protocol: Mapping[str, Any]) -> str:
-    """What must follow every figure that was measured so; empty where there is nothing to be said."""
-    test = str(protocol.get("selection", "")).startswith(TEST_CHOSEN)
-    return f" ({TEST_CHOSEN}: no result on unseen clips)" if test else ""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """The clips of an evaluation that share a value of a column: one sex, one age."""
+class Report(Measured):
+    """An evaluation of N clips with K classes; `intervals` are uar, war, weighted_f1, macro_f1, and mer_multi where
+    numbers were predicted beside the classes."""
 
-    name: str
-    clips: int
-    groups: int | None
-    """Persons or sessions among them; None where they are not known."""
-    intervals: dict[str, Estimate]
-    """uar, war, weighted_f1, macro_f1 with their 95 % intervals."""
-    absent: tuple[str, ...]
-    """Classes none of these clips has: left out of UAR and macro F1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """An evaluation of N clips with K classes; columns hold one entry per clip."""
-
-    title: str
-    """What was measured on what."""
     labels: tuple[str, ...]
     """Names of the classes, in the order of the model's outputs."""
     scores: Scores
     """Figures over all clips."""
-    intervals: dict[str, Estimate]
-    """uar, war, weighted_f1, macro_f1 with their 95 % intervals."""
     confusion: NDArray[np.int64]
     """(K, K), rows = truth."""
-    keys: list[str]
-    """Names of the clips."""
-    sources: list[str]
-    """Videos they come from."""
-    groups: list[str] | None
-    """Persons or sessions, the unit of the intervals; None where they are not known."""
     truth: NDArray[np.int64]
     """(N,) class numbers."""
     guess: NDArray[np.int64]
     """(N,) class numbers."""
     probabilities: NDArray[np.float64]
     """(N, K), averaged over views."""
-    protocol: dict[str, Any]
-    """How the numbers came about: weights, views, data, unit of the intervals."""
-    notes: list[str] = field(default_factory=list)
-    """What a reader of the numbers must know."""
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    """(clip, reason) of clips that could not be read."""
-    preprocessing: dict[str, Any] = field(default_factory=dict)
-    """How the model's training clips were made."""
-    fingerprint: dict[str, list[float] | None] = field(default_factory=dict)
-    """What was measured of the clips (`hicmae.datasets.fingerprint`)."""
-    config: dict[str, Any] = field(default_factory=dict)
-    """The recipe of the run."""
     values: ValueReport | None = None
     """Numbers that the model predicted beside the classes."""
-    by: str = ""
-    """The column that `parts` are made by."""
-    parts: tuple[Part, ...] = ()
-    """Figures of parts of the clips."""
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """How far the probabilities can be believed."""
+        return calibration(self.probabilities, self.truth)
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float64]:
+        """(N,) probability of the predicted class."""
+        return self.probabilities[np.arange(len(self.guess)), self.guess]
 
     @property
-    def stamp(self) -> str:
-        """What must follow every figure."""
-        return stamp_of(self.protocol)
+    def hardest(self) -> NDArray[np.int64]:
+        """The mistakes, most confident first."""
+        wrong = np.flatnonzero(self.guess != self.truth)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, JSON-able, with the predictions clip by clip."""
-        per_class = {
-            name: {"support": s, "recall": r, "precision": p, "f1": f}
-            for name, s, r, p, f in zip(
-                self.labels,
-                self.scores.support,
-                self.scores.recall,
-                self.scores.precision,
-                self.scores.f1,
-                strict=True,
-            )
-        }
+    def details(self) -> dict[str, Any]:
+        """Figures of each class, confusion matrix, calibration, numbers beside the classes."""
+        s = self.scores
+        columns = zip(self.labels, s.support, s.recall, s.precision, s.f1, strict=True)
         return {
-            "title": self.title,
-            "numbers": {name: value._asdict() for name, value in self.intervals.items()},
-            "per_class": per_class,
-            "absent": [self.labels[k] for k in self.scores.absent],
+            "per_class": {n: {"support": k, "recall": r, "precision": p, "f1": f} for n, k, r, p, f in columns},
+            "absent": [self.labels[k] for k in s.absent],
             "labels": list(self.labels),
             "confusion": self.confusion.tolist(),
-            **({"by": {self.by: {part.name: asdict(part) for part in self.parts}}} if self.parts else {}),
-            "protocol": self.protocol,
-            "notes": self.notes,
-            "skipped": [list(pair) for pair in self.skipped],
-            "preprocessing": self.preprocessing,
-            "fingerprint": self.fingerprint,
-            "config": self.config,
-            "predictions": list(self._rows()),
+            "calibration": self.calibration.to_dict(),
             **({"values": self.values.to_dict()} if self.values is not None else {}),
         }
 
-    def write(self, folder: Path, log: Path | None = None) -> Path:
-        """Write evaluation.json, predictions.csv and evaluation.html into `folder`, each whole or not at all.
+    def answer(self, n: int) -> dict[str, Any]:
+        """Truth, prediction, probabilities, and the numbers predicted beside them."""
+        return {
+            "truth": self.labels[self.truth[n]],
+            "prediction": self.labels[self.guess[n]],
+            "probabilities": [round(float(p), 6) for p in self.probabilities[n]],
+            **({"values": self.values.answer(n)} if self.values is not None else {}),
+        }
 
-        `log` is the run's log.jsonl, for the training curves. Returns the path of the page.
-        """
-        write_file(
-            folder / "evaluation.json", json.dumps(self.to_dict(), indent=1, ensure_ascii=False, default=str) + "\n"
-        )
-        write_file(folder / "predictions.csv", self._csv())
-        return self.page(log).write(folder / "evaluation.html")
+    def cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """`truth`, `prediction`, `p(class)` for each class; of a joint model the numbers too."""
+        cells = {"truth": row["truth"], "prediction": row["prediction"]}
+        cells |= {f"p({name})": p for name, p in zip(self.labels, row["probabilities"], strict=True)}
+        return cells | (self.values.cells(row["values"]) if self.values is not None else {})
 
-    def page(self, log: Path | None = None) -> Page:
+    def page(self, log: Path | None = None, drawn: Map | None = None) -> Page:
         """The page."""
-        page = Page(self.title, self._subtitle())
-        page.tiles(self._tiles())
-        for note in self.notes:
-            page.note(note)
-        head, rows = published_results(str(self.config.get("model")), self.protocol.get("protocol"))
-        if rows:
-            page.heading("Published").table(head, rows, "As the card of the model states them; none was measured here.")
+        page = self.head(self._subtitle(), self._tiles())
+        self._published(page)
         page.heading("Confusion matrix").figure(
             charts.confusion(self.confusion.tolist(), self.labels),
             "Rows are the truth. Large: percent of the row; small: clips.",
@@ -166,7 +103,7 @@ class Report:
             charts.bars(
                 self.labels,
                 self.scores.recall,
-                notes=[_clips(n) for n in self.scores.support],
+                notes=[counted(n, "clip") for n in self.scores.support],
                 reference=1 / len(self.labels),
                 reference_name=f"chance {100 / len(self.labels):.1f}",
                 label="recall per class",
@@ -176,36 +113,27 @@ class Report:
         page.table(["class", "clips", "recall", "precision", "F1"], self._per_class())
         if self.values is not None:
             page.heading("Numbers").table(*self.values.table())
-        if self.parts:
-            page.heading(f"By {self.by}").table(*self._by())
-        curves = curves_of(log)
-        if curves:
-            page.heading("Training").figures(curves)
         self._mistakes(page)
-        page.heading("How this was measured").facts(self.protocol)
-        if self.preprocessing:
-            made = dict(self.preprocessing)
-            trained = made.pop("fingerprint", None)
-            page.text("How the training clips were made:").facts(made)
-            if trained and self.fingerprint:
-                page.table(*fingerprint.rows(training=trained, here=self.fingerprint), "Clips as measured.")
-        if self.skipped:
-            page.heading("Clips left out").table(["clip", "reason"], self.skipped)
-        page.details("Recipe", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
-        return page
+        show_calibration(page, self.calibration)
+        self._map(page, drawn)
+        return self.foot(page, log)
 
     def __str__(self) -> str:
-        lines = [self.title, self._subtitle(), ""]
+        lines = [self.title, self._subtitle(key=True), ""]
         for name, word in HEADLINES.items():
             value, low, high = (100 * x for x in self.intervals[name])
             lines.append(f"{word:12} {value:6.2f}   95 % interval {low:.2f} … {high:.2f}{self.stamp}")
+        if "mer_multi" in self.intervals:
+            value, low, high = self.intervals["mer_multi"]
+            lines.append(f"{'MER-MULTI':12} {value:6.4f}   95 % interval {low:.4f} … {high:.4f}{self.stamp}")
         width = max(12, *(len(name) for name in self.labels))
         lines += ["", f"{'class':{width}} {'clips':>6} {'recall':>7} {'precision':>10} {'F1':>6}"]
         lines += [f"{row[0]:{width}} {row[1]:>6} {row[2]:>7} {row[3]:>10} {row[4]:>6}" for row in self._per_class()]
+        lines += ["", f"{self.calibration}{self.stamp}"]
         if self.values is not None:
             lines += ["", *self.values.lines()]
         if self.parts:
-            head, rows = self._by()
+            head, rows = self.by_table()
             lines += [
                 "",
                 *(f"{row[0]:{width}} " + " ".join(f"{cell:>20}" for cell in row[1:]) for row in [head, *rows]),
@@ -214,25 +142,40 @@ class Report:
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
-    def _subtitle(self) -> str:
-        merged = "" if self.protocol["samples"] == len(self.truth) else f" from {self.protocol['samples']:,} samples"
+    def _subtitle(self, key: bool = False) -> str:
         chance = 100 / len(self.labels)
-        key = f"{self.protocol['protocol']}: " if self.protocol.get("protocol") else ""
-        return f"{key}{_clips(len(self.truth))}{merged}, {len(self.labels)} classes, chance {chance:.1f} %"
+        text = f"{self.size_told()}, {len(self.labels)} classes, chance {chance:.1f} %"
+        return f"{self.protocol['protocol']}: {text}" if key and self.protocol.get("protocol") else text
 
     def _tiles(self) -> list[tuple[str, str, str]]:
         tiles = []
         for name, word in HEADLINES.items():
             value, low, high = (100 * x for x in self.intervals[name])
             tiles.append((word, f"{value:.2f} %", f"95 %: {low:.1f} … {high:.1f}"))
+        if "mer_multi" in self.intervals:
+            value, low, high = self.intervals["mer_multi"]
+            tiles.append(("MER-MULTI", f"{value:.4f}", f"95 %: {low:.3f} … {high:.3f}; {MER_MULTI}"))
         return tiles
+
+    def _published(self, page: Page) -> None:
+        head, rows = published_results(str(self.config.get("model")), self.protocol.get("protocol"))
+        if not rows:
+            return
+        mine = ", ".join(f"{HEADLINES[name]} {100 * self.intervals[name].value:.2f}" for name in ("uar", "war"))
+        measured = ["measured here", mine + self.stamp, str(self.protocol.get("input", ""))]
+        page.heading("Beside published numbers").table(
+            head,
+            [[*measured, str(self.protocol["protocol"]), ""], *rows],
+            "Published ones as the card of the model states them; none was measured here.",
+        )
 
     def _per_class(self) -> list[list[str]]:
         s = self.scores
         rows = zip(self.labels, s.support, s.recall, s.precision, s.f1, strict=True)
         return [[name, str(n), *("–" if v is None else f"{100 * v:.1f}" for v in values)] for name, n, *values in rows]
 
-    def _by(self) -> tuple[list[str], list[list[str]]]:
+    def by_table(self) -> tuple[list[str], list[list[str]]]:
+        """UAR and WAR of each part."""
         head = [self.by, "clips", "groups", "UAR", "WAR", "without clips of"]
         rows = []
         for p in self.parts:
@@ -243,53 +186,66 @@ class Report:
         return head, rows
 
     def _mistakes(self, page: Page) -> None:
-        confidence = self.probabilities[np.arange(len(self.guess)), self.guess]
-        wrong = np.flatnonzero(self.guess != self.truth)
-        worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
         page.heading("Most confident mistakes")
+        worst = self.hardest
         if not len(worst):
             page.text("None: every clip was recognised.")
             return
+        names, chances = self.labels, self.probabilities
+        self.show_hardest(
+            page,
+            [
+                f"{names[self.truth[n]]}, taken for {names[self.guess[n]]} with {100 * self.confidence[n]:.1f} %; "
+                f"{100 * chances[n, self.truth[n]]:.1f} % given to the truth"
+                for n in worst
+            ],
+        )
         rows = [
             [
-                self.sources[i],
-                self.labels[self.truth[i]],
-                self.labels[self.guess[i]],
-                f"{100 * confidence[i]:.1f} %",
-                f"{100 * self.probabilities[i, self.truth[i]]:.1f} %",
+                self.sources[n],
+                names[self.truth[n]],
+                names[self.guess[n]],
+                f"{100 * self.confidence[n]:.1f} %",
+                f"{100 * chances[n, self.truth[n]]:.1f} %",
             ]
-            for i in worst
+            for n in worst[:MISTAKES]
         ]
         page.table(
             ["video", "truth", "prediction", "confidence", "given to the truth"],
             rows,
-            f"{len(worst)} of {len(wrong)} mistakes; predictions.csv has all clips.",
+            f"{len(rows)} of {len(worst)} mistakes; predictions.csv has all clips.",
         )
 
-    def _rows(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "key": self.keys[i],
-                "source": self.sources[i],
-                "group": self.groups[i] if self.groups is not None else None,
-                "truth": self.labels[self.truth[i]],
-                "prediction": self.labels[self.guess[i]],
-                "probabilities": [round(float(p), 6) for p in self.probabilities[i]],
-            }
-            for i in range(len(self.truth))
+    def _map(self, page: Page, drawn: Map | None) -> None:
+        if drawn is None:
+            return
+        numbers = sorted(self.features)
+        points = [
+            (
+                float(place[0]),
+                float(place[1]),
+                int(self.truth[n]),
+                bool(self.guess[n] == self.truth[n]),
+                f"{self.keys[n]}: {self.labels[self.truth[n]]}, taken for {self.labels[self.guess[n]]}",
+            )
+            for n, place in zip(numbers, drawn.points, strict=True)
         ]
-
-    def _csv(self) -> str:
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        stamp = [self.stamp.strip(" ()")] if self.stamp else []  # a column of its own, last
-        named = [f"p({name})" for name in self.labels]
-        writer.writerow(["key", "source", "group", "truth", "prediction", *named, *["selection"][: len(stamp)]])
-        for row in self._rows():
-            fixed = [row["key"], row["source"], row["group"] or "", row["truth"], row["prediction"]]
-            writer.writerow([*fixed, *row["probabilities"], *stamp])
-        return text.getvalue()
+        some = "All" if len(points) == len(self.keys) else f"{len(points):,} of {len(self.keys):,}"
+        page.heading("Map of the clips").figure(
+            diagrams.scatter(points, self.labels, "map of features"),
+            f"{some} clips by what the model made of them before its head ({drawn.how}): near each other where the "
+            "model finds them alike. Colour is the true class; rings are mistakes. Distances between far clusters and "
+            "the axes mean nothing.",
+        )
 
 
-def _clips(count: int) -> str:
-    return f"{count:,} clip{'' if count == 1 else 's'}"
+def show_calibration(page: Page, found: Calibration) -> None:
+    """The section on calibration."""
+    drawn = diagrams.reliability([(b.low, b.high, b.clips, b.confidence, b.accuracy) for b in found.bins])
+    captions = (
+        "Of the clips of each range of confidence, percent that are right; on the dashed line confidence is what it "
+        "says, the shaded gap is what it is not.",
+        "Clips by confidence, the probability of the predicted class; its mean, and the percentage that is right.",
+    )
+    page.heading("Calibration").text(f"{str(found).removeprefix('calibration: ')}.")
+    page.figures(list(zip(drawn, captions, strict=True)))

@@ -15,8 +15,9 @@ import yaml
 from numpy.typing import NDArray
 
 from hicmae.configs.errors import UserError
+from hicmae.finetune.measured import stamp_of
 from hicmae.finetune.published import published_results
-from hicmae.finetune.report import HEADLINES, stamp_of
+from hicmae.finetune.report import HEADLINES
 from hicmae.runtime import charts
 from hicmae.runtime.comparison import Total, total
 from hicmae.runtime.metrics import (

@@ -26,7 +26,7 @@ from hicmae.models.lgi import LGIBlock
 from hicmae.models.mae import SUFFIX, MaskedAutoencoder
 from hicmae.models.systems import Stage
 
-__all__ = ["ModuleCost", "Profile", "profile", "table"]
+__all__ = ["ModuleCost", "Profile", "multiplications", "profile", "table"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,17 @@ def profile(
         executed_flops=flops,
         modules=parts,
     )
+
+
+def multiplications(model: Model) -> int | None:
+    """Multiply-accumulates of the matrix products of one forward pass as executed, a fraction of a second's count.
+
+    None of a model whose shapes do not tell them.
+    """
+    try:
+        return _flops(_Call(copy.deepcopy(model).to("meta"), {"video": 0.0, "audio": 0.0})) // 2
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # a foreign tower, or operator
+        return None
 
 
 def table(profiles: Iterable[Profile], modules: bool = False, published: Mapping[str, str] | None = None) -> str:

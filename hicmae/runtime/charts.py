@@ -255,6 +255,11 @@ def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
+def _short(name: str, letters: int) -> str:
+    """A name of at most so many letters."""
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"
+
+
 def _width(words: Sequence[str], size: float = 12) -> float:
     """About how wide the longest of `words` is drawn."""
     return max((len(word) for word in words), default=0) * size * 0.56

@@ -30,6 +30,14 @@ class Place:
         """True in the one process that writes files and speaks to the user."""
         return self.rank == 0
 
+    @property
+    def hardware(self) -> str:
+        """What all processes together compute on, in words."""
+        gpu = self.device.type == "cuda"
+        threads = torch.get_num_threads()
+        name = torch.cuda.get_device_name(self.device) if gpu else f"CPU, {threads} thread{'s' * (threads != 1)}"
+        return f"{self.world} x {name}"
+
     def gather(self, value: Any) -> list[Any]:
         """`value` of every process in the order of their ranks (plain Python objects; for rare, small things)."""
         if self.world == 1:

@@ -52,21 +52,27 @@ class RunLog:
 
     Lines of steps at or after `resume_step` are dropped on opening, so that a continued run's log reads like an
     undisturbed one's. Only one process of a run should write (`write=False` makes every call a no-op).
+
+    `elapsed` counts the seconds of the run, those before it was continued included; the first line since a start names
+    the `device`.
     """
 
-    def __init__(self, folder: Path, *, write: bool = True, resume_step: int = 0) -> None:
+    def __init__(self, folder: Path, *, write: bool = True, resume_step: int = 0, device: str = "") -> None:
         self.path = folder / "log.jsonl"
         self.write = write
         self._board: Any = None
         if not write:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        self._since, self._device = time.monotonic(), device
         kept: list[str] = []
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 try:
-                    if json.loads(line)["step"] <= resume_step:
+                    found = json.loads(line)
+                    if found["step"] <= resume_step:
                         kept.append(line)
+                        self._since = time.monotonic() - found.get("elapsed", 0.0)
                 except (json.JSONDecodeError, KeyError, TypeError):
                     continue  # a line cut by a kill
         self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
@@ -80,7 +86,13 @@ class RunLog:
         """Record `values` at `step`; `extra` (strings, lists) goes to the JSON line only."""
         if not self.write:
             return
-        line = {"step": step, "time": round(time.time(), 3), **values, **extra}
+        line: dict[str, Any] = {
+            "step": step,
+            "time": round(time.time(), 3),
+            "elapsed": round(time.monotonic() - self._since, 3),
+        }
+        line |= {**values, **extra, **({"device": self._device} if self._device else {})}
+        self._device = ""
         self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=True) + "\n")
         self._file.flush()
         for name, value in values.items():

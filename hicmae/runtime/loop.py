@@ -121,7 +121,7 @@ class _Run:
         if self.done and self.show:
             say(f"continuing {self.out} at step {self.done} of {self.steps}")
         bar = progress(total=self.steps, initial=self.done, desc="train", unit="step", show=self.show)
-        log = RunLog(self.out, write=self.place.first, resume_step=self.done)
+        log = RunLog(self.out, write=self.place.first, resume_step=self.done, device=self.place.hardware)
         fresh = True
         with log, _signals(self), self._contact(), self.writer, bar:
             recent = _Recent()

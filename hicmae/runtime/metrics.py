@@ -16,6 +16,7 @@ __all__ = [
     "Regression",
     "Scores",
     "bootstrap",
+    "bootstrap_mer_multi",
     "bootstrap_regression",
     "confusion_figures",
     "confusion_matrix",
@@ -224,6 +225,39 @@ def bootstrap_regression(
 def mer_multi(weighted_f1: float, mse: float) -> float:
     """MER-MULTI's combined figure: weighted F1 of the emotions less a quarter of the mean squared error of valence."""
     return weighted_f1 - 0.25 * mse
+
+
+def bootstrap_mer_multi(
+    truth: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    values: NDArray[np.floating],
+    found: NDArray[np.floating],
+    groups: Sequence[str] | NDArray[np.str_] | None,
+    classes: int,
+    *,
+    samples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """`mer_multi` of classes (N,) and numbers (N, D), whose squared errors are averaged, with an interval as above.
+
+    A draw takes the classes and the numbers of the same clips.
+    """
+    t, p = _values(values, found)
+    truth, predicted = np.asarray(truth, np.int64), np.asarray(predicted, np.int64)
+    number = group_numbers(groups, len(t)) if groups is not None else np.arange(len(t))
+    count = int(number.max()) + 1
+    # per group: clips and squared error, and which cells of the matrix its clips fall into
+    clips, error = (np.bincount(number, weight, count) for weight in (None, ((t - p) ** 2).mean(1)))
+    cell, drawn = truth * classes + predicted, np.random.default_rng(seed)
+
+    def figure(picked: NDArray) -> float:
+        matrix = np.bincount(cell, picked[number], classes * classes).reshape(classes, classes)
+        return mer_multi(float(confusion_figures(matrix)["weighted_f1"]), float((picked @ error) / (picked @ clips)))
+
+    draws = [figure(np.bincount(drawn.integers(0, count, count), minlength=count)) for _ in range(samples)]
+    tail = 100 * (1 - level) / 2
+    return Estimate(figure(np.ones(count)), *np.percentile(draws, [tail, 100 - tail]).tolist())
 
 
 _REGRESSION = ("mae", "acc", "mse", "rmse", "pcc", "ccc", "ccc_unbiased")

@@ -218,7 +218,7 @@ def test_a_run_a_checkpoint_folder_or_a_weights_file_can_be_measured(trained: Pa
     source = {"run": trained, "checkpoint": folder, "file": folder / "weights.safetensors"}[kind]
     evaluate(source, device="cpu", show=False)
     assert {path.name for path in (trained / "evaluation").iterdir()} == {
-        "evaluation.json", "evaluation.html", "predictions.csv",
+        "evaluation.json", "evaluation.html", "predictions.csv", "features.npz",
     }  # fmt: skip
 
 
