@@ -23,6 +23,7 @@ from hicmae.finetune.outputs import Outputs
 from hicmae.finetune.selection import Chooser, few, validation_part
 from hicmae.finetune.targets import Targeted, read_targets
 from hicmae.finetune.tasks import task_of
+from hicmae.finetune.views import TwoViews
 from hicmae.models.base import Model
 from hicmae.models.convert import LoadReport, load_checkpoint
 from hicmae.models.factory import arguments_for, create_model, model_arguments
@@ -115,6 +116,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     model, loaded = build_model(config, labels)
     inputs = Inputs.of(model)
     config.missing.check(inputs, model.name)
+    trained = TwoViews(model, config.missing) if config.missing.views else model
     whole, train = len(train), _heard(config, train, inputs, model.name)
     counts = _check_classes(config, train) if config.task.labelled else []
     sound = sound_of(model, config.sound)
@@ -141,11 +143,11 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
             say(f"the epoch is chosen on {unit}")
     torch.manual_seed(config.seed + place.rank)  # drop path drawn anew in each process
     last = fit(
-        model,
+        trained,
         task_of(config, inputs, counts),
         stream,
         groups=parameter_groups(
-            model,
+            trained,
             weight_decay=config.optim.weight_decay,
             layer_decay=config.optim.layer_decay,
             published=config.layer_decay_groups == "published",

@@ -87,22 +87,29 @@ class Inputs:
         if not self.both:
             return model(video if self.video else audio)
         video, audio = video if self.video else None, audio if self.audio else None
-        if audio is None or (has_audio is None and lost is None):
-            return model(video, audio)
-        if self.missing:
-            heard = torch.ones_like(lost[:, 1]) if has_audio is None and lost is not None else has_audio
-            assert heard is not None
-            present = torch.stack([torch.full_like(heard, video is not None), heard], 1)
-            if lost is not None:
-                left = present & ~lost
-                present = torch.where(left.any(1, keepdim=True), left, present)
+        present = self.present(video, audio, has_audio, lost)
+        if present is not None:
             return model(video, audio, present)
-        assert has_audio is not None
+        if audio is None or has_audio is None:
+            return model(video, audio)
         if not bool(has_audio.any()):
             return model(video, None)
         if not bool(has_audio.all()):
             raise UserError(mixed(f"{int((~has_audio).sum())} of the {len(has_audio)} clips of a batch have no sound"))
         return model(video, audio)
+
+    def present(
+        self, video: Tensor | None, audio: Tensor | None, has_audio: Tensor | None, lost: Tensor | None = None
+    ) -> Tensor | None:
+        """Which rows have frames, and sound, bool (B, 2), for a model that can be told; None where all have both."""
+        if not (self.both and self.missing) or audio is None or (has_audio is None and lost is None):
+            return None
+        heard = has_audio if has_audio is not None else torch.ones(len(audio), dtype=torch.bool, device=audio.device)
+        there = torch.stack([torch.full_like(heard, video is not None), heard], 1)
+        if lost is None:
+            return there
+        left = there & ~lost
+        return torch.where(left.any(1, keepdim=True), left, there)
 
     def of_evaluation(
         self, model: nn.Module, video: Tensor | None, audio: Tensor | None, has_audio: Tensor | None

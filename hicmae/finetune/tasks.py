@@ -15,8 +15,9 @@ from hicmae.datasets.transforms import AugmentConfig, Mix, Mixup
 from hicmae.finetune.config import FinetuneConfig
 from hicmae.finetune.inputs import Inputs
 from hicmae.finetune.losses import VALUE_LOSSES, binary_cross_entropy, kl_divergence, soft_cross_entropy
-from hicmae.finetune.missing import MissingConfig, hidden_steps, hide
+from hicmae.finetune.missing import MissingConfig
 from hicmae.finetune.outputs import activate
+from hicmae.finetune.views import seen_twice
 from hicmae.runtime.loop import Batch, Step
 
 __all__ = ["Classification", "Joint", "MultiLabel", "Regression", "SoftLabels", "Task", "task_of"]
@@ -60,25 +61,11 @@ class Task:
             video = mix.video(video)
         if audio is not None and (self.mix_audio or not self.inputs.video):
             audio = _mixed(mix, audio, has_audio)
-        video, audio, lost = self.incomplete(video, audio, batch)
-        return self.compare(self.inputs.of_training(model, video, audio, has_audio, lost), batch, mix)
-
-    def incomplete(
-        self, video: Tensor | None, audio: Tensor | None, batch: Batch
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Frames and sound with blank spans, and which rows lose one of them: bool (B, 2), None where none can."""
-        config = self.missing
-        chances = [Draws.keyed(f"{self.seed}/missing/{batch['epoch']}/{key}") for key in batch["key"]]
-        lost = torch.tensor([config.lost(draws) for draws in chances]) if config.video or config.audio else None
-        shown: list[Tensor | None] = [video, audio]
-        for i, x in enumerate(shown if config.spans else ()):
-            if x is not None:
-                shares = [draws.uniform(0, config.spans) for draws in chances]
-                pairs = zip(shares, chances, strict=True)
-                hidden = [hidden_steps(x.shape[2], share, draws, config.span_count) for share, draws in pairs]
-                shown[i] = hide(x, torch.stack(hidden))
-        device = batch["video" if self.inputs.video else "audio"].device
-        return shown[0], shown[1], None if lost is None else lost.to(device, non_blocking=True)
+        gaps = self.missing.draw(f"{self.seed}/missing/{batch['epoch']}", batch["key"], [video, audio])
+        if self.missing.views:
+            return seen_twice(self, model, [video, audio], gaps, batch, mix)
+        video, audio = gaps.of([video, audio])
+        return self.compare(self.inputs.of_training(model, video, audio, has_audio, gaps.lost), batch, mix)
 
     def compare(self, raw: Tensor, batch: Batch, mix: Mix) -> Step:
         """The loss of a model's outputs (B, K) or (B, T, K)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hicmae.configs import ConfigError
 from hicmae.datasets import ShardConfig, write_shards
@@ -17,8 +19,11 @@ from hicmae.datasets.transforms import AugmentConfig
 from hicmae.finetune import Classification, FinetuneConfig, evaluate, run
 from hicmae.finetune.inputs import Inputs
 from hicmae.finetune.missing import MissingConfig, hidden_steps
+from hicmae.finetune.views import MODALITIES, TwoViews, attraction, restoration
+from hicmae.runtime.checkpoint import read_weights
 from tests.finetune.conftest import changed
 from tests.finetune.test_audio_visual import clip, recipe
+from tests.models.small import build as small
 
 BOTH = Inputs(audio=True, both=True, missing=True)
 UNMIXED = AugmentConfig(mix=0.0, smoothing=0.0)
@@ -145,13 +150,14 @@ def run_of(train: str, out: Path, **changes: Any) -> FinetuneConfig:
     ("changes", "match"),
     [
         ({}, r"args\.missing=true"),
+        ({"missing": MissingConfig(spans=0.5, restore=1.0)}, r"missing\.restore.*args\.missing=true"),
         ({"model": "hicmae_tiny_video", "args": {"patch": [2, 8, 8], "dim": 32, "depth": 2, "heads": 2}}, "one modal"),
     ],
 )
 def test_a_model_that_cannot_be_told_what_is_missing_is_refused_before_training(
     changes: dict[str, Any], match: str, train_shards: str, tmp_path: Path
 ) -> None:
-    config = changed(recipe(train_shards, tmp_path / "run"), missing=MissingConfig(audio=0.5), **changes)
+    config = changed(recipe(train_shards, tmp_path / "run"), **{"missing": MissingConfig(audio=0.5), **changes})
     with pytest.raises(ConfigError, match=match):
         run(config, show=False)
     assert not (tmp_path / "run").exists()
@@ -170,3 +176,92 @@ def test_a_model_trained_on_clips_that_lack_frames_does_without_where_one_traine
     for modality in (None, "video", "audio"):
         assert uar("robust", modality) > 0.9
     assert uar("plain", None) > 0.9 and uar("plain", "audio") < 0.7  # chance is 0.5
+
+
+BOTH_VIEWS = MissingConfig(video=0.3, audio=0.3, spans=0.6, attract=0.5, restore=0.5)
+
+
+def test_losses_between_views_are_zero_distance_for_equal_views_and_look_at_what_is_gone_only() -> None:
+    x = torch.randn(3, 5)
+    assert attraction(x, x, 2 * x, 3 * x) == pytest.approx(-1.0)
+    wanted, made = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
+    gone = torch.zeros(2, 3, dtype=torch.bool)
+    assert restoration(wanted, made, gone) == 0
+    gone[1, 2] = True
+    torch.testing.assert_close(restoration(wanted, made, gone), F.smooth_l1_loss(made[1, 2], wanted[1, 2]))
+    assert restoration(wanted, torch.where(gone[..., None, None], wanted, made), gone) == 0
+
+
+def test_features_that_are_predicted_or_restored_are_not_pulled_towards_the_guess() -> None:
+    features = [torch.randn(2, 5, requires_grad=True) for _ in range(4)]
+    attraction(*features).backward()
+    assert features[0].grad is None and features[1].grad is None and features[2].grad is not None
+
+
+def test_what_restoration_looks_at_is_what_the_second_view_lost() -> None:
+    config = MissingConfig(video=0.4, audio=0.4, spans=0.7, restore=1.0)
+    task = Classification(classes=2, augment=UNMIXED, inputs=BOTH, missing=config)
+    model = TwoViews(small("hicmae_tiny", num_classes=2, missing=True), config)
+    batch = given([f"clip {i}" for i in range(12)])
+    batch |= {"video": torch.randn(12, 3, 8, 16, 16), "audio": torch.randn(12, 1, 32, 16)}
+    batch["has_audio"] = torch.arange(12) > 2
+    met: list[Any] = []
+    model.register_forward_hook(lambda _, inputs, outputs: met.extend([inputs, outputs[1]]))
+    step = task(model, batch)
+    (video, audio, present), beside = met
+    assert torch.equal(video[:12], batch["video"]) and torch.equal(audio[:12], batch["audio"])  # complete views first
+    assert torch.equal(present[:12, 1], batch["has_audio"]) and bool(present[:12, 0].all())
+    total = torch.zeros(())
+    for i, (x, slots) in enumerate(((video, 4), (audio, 4))):
+        blank = (x[12:] == 0).flatten(3).all(3).all(1).unflatten(1, (slots, -1)).all(2)
+        gone = (blank | ~present[12:, i, None]) & present[:12, i, None]
+        error = F.smooth_l1_loss(*reversed(beside[MODALITIES[i]]), reduction="none")[gone]
+        assert 0 < gone.float().mean() < 1
+        total = total + error.mean()
+    torch.testing.assert_close(step.parts["restore"], total.detach())
+    step.loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())  # or DDP would wait for it for ever
+
+
+def test_views_attract_and_restore_each_other_and_the_run_continues_bit_for_bit(
+    train_shards: str, test_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(run_of(train_shards, tmp_path / "whole"), missing=BOTH_VIEWS, loop__save_every=2, loop__epochs=6)
+    last = run(config, show=False)
+    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    for name in ("attract", "restore", "incomplete_loss"):
+        first, later = (np.mean([line[name] for line in part]) for part in (log[:4], log[-4:]))
+        assert later < first - (0.2 if name == "attract" else 0.1 * first), name
+    report = evaluate(last, [test_shards], segments=1, device="cpu", show=False, modality="audio")
+    assert report.intervals["uar"].value > 0.9
+    assert not [
+        name for name in read_weights(last / "weights.safetensors")[0] if name.startswith(("heads", "restored"))
+    ]
+
+    class Killed(Exception):
+        pass
+
+    calls, own = [0], Classification.compare
+
+    def compare(*args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2 * 7:
+            raise Killed
+        return own(*args)
+
+    other = changed(config, out=str(tmp_path / "cut"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "compare", compare)
+        with pytest.raises(Killed):
+            run(other, show=False)
+    torch.manual_seed(3)
+    again = run(other, show=False)
+    whole, cut = (read_weights(folder / "weights.safetensors")[0] for folder in (last, again))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_one_modality_can_be_seen_in_two_views(train_shards: str, tmp_path: Path) -> None:
+    args = {"patch": [2, 8, 8], "dim": 32, "depth": 2, "heads": 2, "init_scale": 1.0}
+    config = recipe(train_shards, tmp_path / "run", model="hicmae_tiny_video", args=args, loop__epochs=1)
+    last = run(changed(config, missing=MissingConfig(spans=0.5, attract=1.0)), show=False)
+    assert "attract" in (tmp_path / "run" / "log.jsonl").read_text() and last.is_dir()
