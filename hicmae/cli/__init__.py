@@ -1,7 +1,7 @@
 """The command line: thin over the library. Every command is one function call a notebook could make.
 
 Exit codes: 0 done; 1 the check found problems; 2 a mistake the message explains (HICMAE_TRACEBACK=1 shows where it
-was found); 75 stopped on request with a checkpoint left to continue from; 130 interrupted at once.
+was found); 75 ended before its end, and the same command continues; 130 interrupted at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from hicmae.cli import data, demo, measure, models, train, use
 from hicmae.cli.words import Commands
-from hicmae.configs.errors import UserError
+from hicmae.configs.errors import Continuable, UserError
 from hicmae.configs.options import join_options, load_config
 
 __all__ = ["entry", "main"]
@@ -46,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, ValueError) as error:  # the library's ValueErrors name the value and the remedy
         if os.environ.get("HICMAE_TRACEBACK"):
             raise
-        from_loop = type(error).__name__ == "Interrupted"
-        return _fail(str(error), 75 if from_loop else 2)
+        return _fail(str(error), 75 if isinstance(error, Continuable) else 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # `hicmae … | head`

@@ -21,7 +21,16 @@ def add_to(add: Add) -> None:
         sub.add_argument("recipe", metavar="RECIPE", help=f"a YAML file, or the name of one in {name}/")
         words = "auto, single, ddp, fsdp or deepspeed: short for --loop.engine"
         sub.add_argument("--engine", metavar="NAME", help=words)
-        sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+        sub.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="print the resolved recipe (pretrain: and what it will take) and stop",
+        )
+        if name == "pretrain":
+            words = "with --dry-run: processes the run will have (%(default)s)"
+            sub.add_argument("--processes", type=int, default=1, metavar="N", help=words)
+            words = "with --dry-run: steps tried for an estimate of the hours; 0 tries none (%(default)s)"
+            sub.add_argument("--probe", type=int, default=20, metavar="N", help=words)
         if name == "finetune":
             words = "carry out these folds of the shards, as 1,3, or all, each in a folder of its own, and sum them up"
             sub.add_argument("--folds", type=lambda text: text.split(","), metavar="all|1,2", help=words)
@@ -39,6 +48,8 @@ def _pretrain(arguments: argparse.Namespace, options: list[str]) -> int:
     config = configs.load(pretrain.PretrainConfig, recipe, _with_engine(arguments, options))
     if arguments.dry_run:
         write(configs.to_yaml(config))
+        if config.data.shards:
+            write(pretrain.plan(config, processes=arguments.processes, probe=arguments.probe))
         return 0
     write(f"weights: {pretrain.run(config)}")
     return 0

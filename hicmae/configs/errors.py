@@ -1,6 +1,6 @@
 """The errors a person is meant to read."""
 
-__all__ = ["ConfigError", "UserError"]
+__all__ = ["ConfigError", "Continuable", "UserError"]
 
 
 class UserError(Exception):
@@ -9,3 +9,7 @@ class UserError(Exception):
 
 class ConfigError(UserError, ValueError):
     """A recipe or an option that cannot be used; the message names the dotted path and the alternatives."""
+
+
+class Continuable(UserError):
+    """A run ended before its end, through no mistake: the same command continues it (exit code 75)."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hicmae.configs.errors import UserError
+from hicmae.configs.errors import Continuable, UserError
 from hicmae.datasets.index import Index
 from hicmae.datasets.samples import Clip, SampleError
 from hicmae.datasets.sampling import View
@@ -329,7 +329,7 @@ def _read(loader: DataLoader[Batch]) -> Iterator[Batch]:
             told = f"reading has stalled: no batch came within {loader.timeout:.0f} s (loop.timeout)"
         elif "DataLoader worker" not in told:
             raise
-        raise UserError(f"{told}; the same command continues from the last checkpoint") from None
+        raise Continuable(f"{told}; the same command continues from the last checkpoint") from None
 
 
 _READING: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -3,6 +3,7 @@
 from hicmae.pretrain.config import MaskConfig, PretrainConfig, PretrainData, TargetConfig
 from hicmae.pretrain.engine import build_model, run
 from hicmae.pretrain.objectives import Reconstruction, objective_for
+from hicmae.pretrain.planning import plan
 
 __all__ = [
     "MaskConfig",
@@ -12,5 +13,6 @@ __all__ = [
     "TargetConfig",
     "build_model",
     "objective_for",
+    "plan",
     "run",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from hicmae.pretrain.config import PretrainConfig
 from hicmae.pretrain.objectives import objective_for
 from hicmae.runtime.dist import Place, process_group
 from hicmae.runtime.log import UserError, say
-from hicmae.runtime.loop import fit
+from hicmae.runtime.loop import Objective, fit
 from hicmae.runtime.optim import parameter_groups
 
-__all__ = ["build_model", "run"]
+__all__ = ["Prepared", "build_model", "prepare", "run"]
 
 
 def run(config: PretrainConfig, *, show: bool = True) -> Path:
@@ -52,7 +53,22 @@ def build_model(config: PretrainConfig) -> Any:
         raise configs.ConfigError(f"args: {error}") from None
 
 
-def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """All that a recipe says of a run, before the first step."""
+
+    model: Any
+    objective: Objective
+    stream: Stream
+    groups: list[dict]
+    meta: dict[str, Any]
+    clips: int
+    left_out: int
+    """Clips that have no sound or a silent one, where the model hears."""
+
+
+def prepare(config: PretrainConfig, place: Place) -> Prepared:
+    """Model, objective, data and parameter groups of a recipe; see `run` for the errors."""
     if not config.data.shards:
         raise configs.ConfigError("data.shards is empty: name the folders that `hicmae shard` wrote, --data.shards DIR")
     model = build_model(config)
@@ -80,30 +96,15 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
         weights=config.data.weights,
         clips=config.data.clips,
     )
-    out = Path(config.out)
-    configs.check_recipe(config, out)
-    place.wait()
-    if place.first:
-        configs.keep_recipe(config, out)
-        if show:
-            if len(index) < len(whole):
-                say(f"{len(whole) - len(index):,} of {len(whole):,} clips have no sound or a silent one: left out")
-            size = sum(parameter.numel() for parameter in model.parameters())
-            say(
-                f"{config.model}: {size:,} parameters; {len(index):,} clips, {stream.steps_per_epoch} steps per epoch, "
-                f"{config.loop.epochs} epochs on {place.world} x {place.device.type}; run folder {out}"
-            )
-    return fit(
-        model,
-        objective_for(model, mask=config.mask, target=config.target, contrast=config.contrast, seed=config.seed),
-        stream,
+    return Prepared(
+        model=model,
+        objective=objective_for(
+            model, mask=config.mask, target=config.target, contrast=config.contrast, seed=config.seed
+        ),
+        stream=stream,
         groups=parameter_groups(
             model, weight_decay=config.optim.weight_decay, published=config.fidelity == "published"
         ),
-        optim=config.optim,
-        loop=config.loop,
-        out=out,
-        place=place,
         meta={
             "name": model.name,
             "stage": "pretrain",
@@ -111,6 +112,37 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
             "preprocessing": _preprocessing(config, index, sound),
             "config": configs.as_dict(config),
         },
+        clips=len(index),
+        left_out=len(whole) - len(index),
+    )
+
+
+def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
+    run = prepare(config, place)
+    out = Path(config.out)
+    configs.check_recipe(config, out)
+    place.wait()
+    if place.first:
+        configs.keep_recipe(config, out)
+        if show:
+            if run.left_out:
+                total = run.clips + run.left_out
+                say(f"{run.left_out:,} of {total:,} clips have no sound or a silent one: left out")
+            size = sum(parameter.numel() for parameter in run.model.parameters())
+            say(
+                f"{config.model}: {size:,} parameters; {run.clips:,} clips, {run.stream.steps_per_epoch} steps per "
+                f"epoch, {config.loop.epochs} epochs on {place.world} x {place.device.type}; run folder {out}"
+            )
+    return fit(
+        run.model,
+        run.objective,
+        run.stream,
+        groups=run.groups,
+        optim=config.optim,
+        loop=config.loop,
+        out=out,
+        place=place,
+        meta=run.meta,
         show=show,
     )
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from hicmae.configs.errors import Continuable
 from hicmae.runtime import checkpoint, generators
 from hicmae.runtime.checkpoint import Saved, Writer
 from hicmae.runtime.config import LoopConfig
@@ -47,11 +48,11 @@ class Stream(Protocol):
         """The steps of an epoch from `start` on; each is a list of this process's micro-batches."""
 
 
-class Lost(UserError):
+class Lost(Continuable):
     """Another process of the run ended, or does not answer."""
 
 
-class Interrupted(UserError):
+class Interrupted(Continuable):
     """The run was asked to stop (Ctrl-C, SIGTERM, SIGUSR1) and left a checkpoint to continue from."""
 
 

@@ -1,0 +1,170 @@
+"""What a run will be, before it is begun: batch, learning rate, steps, memory for each engine, hours from a probe."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hicmae.pretrain.config import PretrainConfig
+from hicmae.pretrain.engine import Prepared, prepare
+from hicmae.runtime.dist import process_group
+from hicmae.runtime.log import say
+from hicmae.runtime.loop import Batch, Stream, fit
+
+__all__ = ["memory", "plan"]
+
+GIB = 2**30
+
+
+def plan(config: PretrainConfig, *, processes: int = 1, probe: int = 20) -> str:
+    """The arithmetic of a run on so many processes, in words; nothing of it is kept.
+
+    Args:
+        processes: how many the run will have; one of them, this one, is tried.
+        probe: steps that are tried, of which the first quarter is not counted; 0 tries none.
+
+    Raises:
+        ConfigError, UserError: as `hicmae.pretrain.run`; ValueError: a batch that cannot be divided.
+    """
+    loop, optim = config.loop, config.optim
+    share = loop.batch_size // (processes * loop.accumulate)
+    if share * processes * loop.accumulate != loop.batch_size:
+        raise ValueError(
+            f"loop.batch_size: {loop.batch_size} cannot be divided among {processes} processes x {loop.accumulate} "
+            "micro-batches"
+        )
+    absent = [name for name in config.data.shards if "://" not in name and not Path(name).is_dir()]
+    if absent:
+        return f"not here: {', '.join(absent)}; steps, memory and hours are told where the shards lie"
+    with process_group(config.device) as place:
+        run = prepare(config, place)
+        per_epoch = run.stream.steps_per_epoch
+        steps, scale = per_epoch * loop.epochs, loop.batch_size / 256
+        lines = [
+            f"batch     {loop.batch_size} = {processes} processes x {loop.accumulate} micro-batches x {share} clips",
+            f"rate      {optim.lr * scale:.3g} at most ({optim.lr:g} per 256 clips), "
+            f"{round(optim.warmup_epochs * per_epoch):,} warm-up steps, then to {optim.min_lr * scale:.3g}",
+            f"steps     {steps:,} = {loop.epochs} epochs x {per_epoch:,} of {run.clips:,} clips",
+            "memory    of one process, estimated: weights, gradients, moments, activations; CUDA's own not counted",
+            *(f"  {name:10} {size / GIB:8.2f} GiB" for name, size in memory(config, run, processes, share).items()),
+        ]
+        if probe:
+            seconds = _seconds_per_step(config, run, place, probe)
+            hours = seconds * steps / processes / 3600
+            lines.append(
+                f"time      {seconds:.2f} s per step on 1 x {place.device.type}, median of {probe} tried; about "
+                f"{hours:,.1f} hours for {processes} such processes, their exchange not counted"
+            )
+    return "\n".join(lines)
+
+
+def memory(config: PretrainConfig, run: Prepared, processes: int, share: int) -> dict[str, float]:
+    """Bytes that one process needs with each engine, for micro-batches of `share` clips.
+
+    Weights, gradients and AdamW's two moments are float32 (Rajbhandari et al. 2020, section 3, for what ZeRO divides);
+    activations are counted as what a forward pass of one clip keeps for the backward pass.
+    """
+    one = 4.0 * sum(parameter.numel() for parameter in run.model.parameters())
+    blocks = [module for module in run.model.modules() if type(module).__name__.endswith("Block")]
+    block = 4.0 * max((sum(p.numel() for p in module.parameters()) for module in blocks), default=0)
+    kept, averages = _activations(config, run) * share, one if config.loop.ema else 0.0
+    n = processes
+    return {
+        "single": 4 * one + averages + kept,
+        "ddp": 5 * one + averages + kept,  # the buckets hold the gradients once more
+        "fsdp": (4 * one + averages) / n + 2 * block + kept,
+        "zero 1": 2 * one + 2 * one / n + kept,
+        "zero 2": one + 3 * one / n + kept,
+    }
+
+
+def _activations(config: PretrainConfig, run: Prepared) -> float:
+    """Bytes that a forward pass keeps of a clip, read off a real one on the CPU; in bf16 unless fp32 is asked for."""
+    data, model, seen = config.data, run.model, {}
+    clips = torch.arange(2)  # contrast needs two
+    batch: Batch = {"number": clips, "source": clips, "epoch": 0}
+    if model.grid is not None:
+        batch["video"] = torch.zeros(2, 3, data.frames, data.size, data.size, dtype=torch.uint8)
+    if model.audio_grid is not None:
+        frames, bins = (n * p for n, p in zip(model.audio_grid, model.audio_patch, strict=True))
+        batch["audio"] = torch.zeros(2, 1, frames, bins)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = (storage.nbytes(), x)  # held, or another would get its address
+        return x
+
+    half = config.loop.precision != "fp32"
+    if config.loop.recompute:
+        return _inputs_of_blocks(run, batch, half)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", enabled=half):
+        run.objective(model, batch)
+    return sum(size for size, _ in seen.values()) / 2
+
+
+def _inputs_of_blocks(run: Prepared, batch: Batch, half: bool) -> float:
+    """What is kept where blocks are computed again: their inputs, and one block's inside at a time, not counted."""
+    total = 0
+
+    def count(_: nn.Module, given: tuple[Any, ...]) -> None:
+        nonlocal total
+        total += sum(x.nbytes for x in given if isinstance(x, Tensor))
+
+    blocks = [module for module in run.model.modules() if type(module).__name__.endswith("Block")]
+    hooks = [block.register_forward_pre_hook(count) for block in blocks]
+    with torch.no_grad(), torch.autocast("cpu", enabled=half):
+        run.objective(run.model, batch)
+    for hook in hooks:
+        hook.remove()
+    return total / 2
+
+
+class _First:
+    """The first steps of a stream, as a whole epoch."""
+
+    def __init__(self, stream: Stream, steps: int) -> None:
+        self.stream, self.steps_per_epoch = stream, steps
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+        """See `Stream`."""
+        left = self.steps_per_epoch - start
+        while left > 0:  # a small data set begins again
+            for step in self.stream.epoch(epoch, start % self.stream.steps_per_epoch):
+                yield step
+                left -= 1
+                if not left:
+                    return
+            epoch, start = epoch + 1, 0
+
+
+def _seconds_per_step(config: PretrainConfig, run: Prepared, place: Any, steps: int) -> float:
+    say(f"trying {steps} steps of {config.loop.batch_size} clips …")
+    loop = dataclasses.replace(config.loop, epochs=1, log_every=1, save_every=None, ema=None)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        fit(
+            run.model,
+            run.objective,
+            _First(run.stream, steps),
+            groups=run.groups,
+            optim=config.optim,
+            loop=loop,
+            out=out,
+            place=place,
+            meta={},
+        )
+        times = [json.loads(line)["time"] for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    gaps = [b - a for a, b in itertools.pairwise(times)][math.ceil(steps / 4) - 1 :]
+    return statistics.median(gaps) if gaps else math.nan
