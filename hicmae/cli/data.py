@@ -30,7 +30,9 @@ def add_to(add: Add) -> None:
 
     words = "validate a list, videos, shards or a copy of a corpus before training; exit code 1 if there are problems"
     sub = add("check", _check, words)
-    sub.add_argument("path", nargs="?", help="a csv list, a video, a folder of videos, or a folder of shards")
+    sub.add_argument(
+        "path", nargs="?", help="a csv list, a video, a folder of videos, or of shards (here or https://…)"
+    )
     _corpus_words(sub)
     sub.add_argument("--html", metavar="FILE", help="of shards: write a page with a contact sheet and histograms")
     sub.add_argument(

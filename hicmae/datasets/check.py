@@ -27,7 +27,7 @@ from hicmae.datasets.fingerprint import (
 from hicmae.datasets.index import Index
 from hicmae.datasets.listing import Item, Problem, find_videos, is_list, read_list
 from hicmae.datasets.media import SOUND_RATE, MediaError, VideoInfo, open_video, read_audio, read_frames
-from hicmae.datasets.remote import read_bytes
+from hicmae.datasets.remote import Remote, place_of, read_bytes
 from hicmae.datasets.samples import SampleError
 from hicmae.datasets.sidecars import problems_of
 from hicmae.datasets.store import ClipStore
@@ -47,7 +47,7 @@ _LOOKED_AT = 100  # samples whose eyes are looked for where they were not measur
 class Report:
     """What was looked at, what it holds, and what is wrong with it."""
 
-    path: Path
+    path: Path | Remote
     kind: str
     """`shards`, `list`, `folder` or `video`."""
     summary: dict[str, Any]
@@ -90,6 +90,8 @@ def check(
 ) -> Report:
     """Look for whatever would stop or spoil training in a folder of shards, a list, a folder of videos, or a video.
 
+    Shards may lie elsewhere (`https://…`, `s3://…`); all their bytes are read then, if it is `thorough`.
+
     Args:
         root: folder that relative paths of a list start from; the list's own by default.
         thorough: decode every frame and the sound, and hash every shard; otherwise look at sizes, structure and first
@@ -100,9 +102,13 @@ def check(
         progress: show a bar.
 
     Raises:
-        UserError: there is nothing at `path`, or it cannot be read at all; `html` or `like` for what is no shards.
+        UserError: there is nothing at `path`, it cannot be read at all, or nothing answers there; `html` or `like` for
+            what is no shards.
     """
-    path = Path(path)
+    place = place_of(path)
+    if isinstance(place, Remote):
+        return _check_shards(place, thorough, progress, html, like)
+    path = place
     if path.is_dir() and any((path / name).exists() for name in ("config.json", "index.json", "shard-000000.tar")):
         return _check_shards(path, thorough, progress, html, like)
     if html is not None or like is not None:
@@ -190,7 +196,7 @@ def with_eyes(index: Index, detector: Detector, *, progress: bool = False) -> In
 
 
 def _check_shards(
-    folder: Path, thorough: bool, progress: bool, html: str | Path | None, like: Fingerprint | None
+    folder: Path | Remote, thorough: bool, progress: bool, html: str | Path | None, like: Fingerprint | None
 ) -> Report:
     problems = problems_of(folder)
     if problems:
@@ -209,7 +215,9 @@ def _check_shards(
         "shards": len(index.shards),
         "gigabytes": round(sum(shard.bytes for shard in index.shards) / 1e9, 3),
         "length": _length(index.seconds.tolist()),
-        "frame rate": _counts(f"{fps:.4g}" for fps in index.fps),
+        "frame rate": _counts(
+            "stills" if frames == 1 else f"{fps:.4g}" for fps, frames in zip(index.fps, index.frames, strict=True)
+        ),
         "picture": f"{index.preprocessing['size']}x{index.preprocessing['size']}",
         "crop": index.preprocessing["crop"]["kind"],
         "with sound": int(index.sound.sum()),
@@ -263,7 +271,7 @@ def _check_shard(index: Index, number: int) -> list[Problem]:
             if hashlib.sha256(raw).digest() != index.sha256[sample].tobytes():
                 bad.append(str(index.keys[sample]))
     except OSError as error:
-        return [Problem(path=str(shard.path), reason=f"cannot be read ({error.strerror})", remedy=remedy)]
+        return [Problem(path=str(shard.path), reason=f"cannot be read ({error.strerror or error})", remedy=remedy)]
     where = f"in {len(bad)} of {shard.samples} samples: {', '.join(bad[:5])}" if bad else "outside its samples"
     return [Problem(path=str(shard.path), reason=f"is damaged ({where})", remedy=remedy)]
 

@@ -144,17 +144,17 @@ def _followed(path: File, config: ShardConfig, picture: tuple[int, int], frames:
             raise MediaError(path, f"has a track file that cannot be used ({reason})", remedy) from None
         return paths_of(chosen(tracks, crop.several), times, crop)
     first, closer = _detectors(crop.smallest, crop.device)
-    times, tracks = find_tracks(frames(), first, crop)
+    times, tracks = find_tracks(frames(), first, crop, closer)
     tracks = chosen(tracks, crop.several)
     return paths_of(tracks, times, crop, frames, closer) if crop.second_pass else paths_of(tracks, times, crop)
 
 
 @functools.lru_cache(maxsize=2)
 def _detectors(smallest: float, device: str) -> tuple[Detector, Detector]:
-    """One for whole frames, one for crops that a face fills."""
+    """One for whole frames, one for crops that a face fills, where less is enough if need be."""
     from hicmae.datasets.faces.mtcnn import Mtcnn
 
-    return Mtcnn(smallest, device=device), Mtcnn(0.35, device=device)
+    return Mtcnn(smallest, device=device), Mtcnn(0.35, retry=0.3, device=device)
 
 
 @functools.cache

@@ -58,7 +58,7 @@ class Index:
         preprocessing: how frames and sound were made (crop, size, frame rate), to be compared by whoever uses them.
         shard, offset, size: (N,) int64; the tar and the byte range in it that holds the sample.
         corpus: (N,) int64, which of the joined indexes it comes from, 0 in a single one.
-        frames, seconds, fps: (N,) numbers, length and average frame rate.
+        frames, seconds, fps: (N,) numbers, length and average frame rate (of a still, that of a video of one frame).
         sound, silent: (N,) bool, whether there is a sound track, and whether nothing is to be heard on it.
         sha256: (N, 32) uint8, digests of the byte ranges.
         protocol: what the labels say and how the clips are split, where a card has made the shards.
@@ -164,9 +164,14 @@ class Index:
         return self.sound & ~self.silent
 
     @property
+    def pace(self) -> np.ndarray:
+        """(N,) frames per second, NaN of stills."""
+        return np.where(self.frames > 1, self.fps, np.nan)
+
+    @property
     def fingerprint(self) -> dict[str, list[float] | None]:
         """What was measured of the samples, summed up: name -> [5 %, median, 95 %], None where nothing is known."""
-        return sum_up({**self.measures, "fps": self.fps})
+        return sum_up({**self.measures, "fps": self.pace})
 
     def select(self, mask: np.ndarray) -> Index:
         """The samples where `mask` (N,) bool is True, numbered anew from 0; shards stay as they are."""

@@ -93,7 +93,7 @@ def strips_of(index: Index, numbers: Mapping[int, int]) -> dict[int, bytes]:
 def _spreads(index: Index) -> Iterable[tuple[list[float], str, str]]:
     """(values, what they are, caption) of each histogram."""
     yield index.seconds.tolist(), "seconds", "Length of the samples."
-    yield index.fps.tolist(), "frames per second", "Frame rate."
+    yield index.pace.tolist(), "frames per second", "Frame rate; stills left out."
     for name, unit, caption in (
         ("loudness", "dB of full scale", "Loudness; silent samples left out."),
         ("eye_distance", "share of the crop's width", "Face size: distance of the eyes."),
@@ -104,7 +104,7 @@ def _spreads(index: Index) -> Iterable[tuple[list[float], str, str]]:
 
 
 def _extreme(index: Index, name: str, quantity: Quantity) -> list[str] | None:
-    values = index.fps if name == "fps" else index.measures.get(name, np.empty(0))
+    values = index.pace if name == "fps" else index.measures.get(name, np.empty(0))
     if not np.isfinite(values).any() or np.nanmin(values) == np.nanmax(values):
         return None
     ends = (int(np.nanargmin(values)), int(np.nanargmax(values)))
@@ -116,8 +116,9 @@ def _cards(index: Index) -> Iterable[tuple[str, str, str, list[str | bytes]]]:
     for number in np.unique(np.linspace(0, len(index) - 1, min(CLIPS, len(index))).round().astype(int)).tolist():
         label = index.labels[number]
         words = [index.classes[label]] if label >= 0 else []
-        words += [f"{index.seconds[number]:.1f} s", f"{index.fps[number]:.4g} fps"]
-        words += [] if index.sound[number] else ["no sound"]
+        still = index.frames[number] == 1
+        words += ["still"] if still else [f"{index.seconds[number]:.1f} s", f"{index.fps[number]:.4g} fps"]
+        words += [] if index.sound[number] or still else ["no sound"]
         words += ["silent"] if index.silent[number] else []
         for name, word in SHOWN.items():
             value = index.measures[name][number] if name in index.measures else np.nan

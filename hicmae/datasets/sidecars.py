@@ -97,6 +97,8 @@ def summary_of(folder: Path | Remote) -> dict[str, Any] | Problem:
         return Problem(path=str(folder), reason=reason, remedy=remedy)
 
     make = f"make one with `hicmae shard VIDEOS --out {folder}`"
+    if isinstance(folder, Remote):
+        make = "give the address of the folder that holds index.json, or copy shards there"
     if isinstance(folder, Path) and not folder.is_dir():
         return problem("is no folder of shards", make)
     summary = read_json(folder / "index.json")

@@ -1,5 +1,6 @@
 """Findings become tracks, and tracks smooth paths."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from tests.datasets.astronaut import Place, agreement, scene, sway
 
 POINTS = np.array([(-20, 0), (20, 0), (0, 22), (-16, 44), (16, 44)], np.float32)
 NOTHING = Faces(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
-CONFIG = CropConfig(every=1, second_pass=False)
+CONFIG = CropConfig(every=1, second_pass=False, gap=1, hold=0)
 
 
 def face(x: float, y: float, scale: float = 1.0, score: float = 0.99) -> Faces:
@@ -70,6 +71,36 @@ def test_a_long_loss_ends_a_track() -> None:
     found = [face(100, 80) if not 30 <= n < 60 else NOTHING for n in range(90)]
     _, tracks = find_tracks(video(90), Told(found), CONFIG)
     assert [(t.frames[0], t.frames[-1]) for t in tracks] == [(0, 29), (60, 89)]
+
+
+def test_a_crop_stays_a_while_before_and_after_its_face_but_never_beyond_the_shot() -> None:
+    found = [face(100 + 3 * n, 80) if 10 <= n < 30 or n >= 53 else NOTHING for n in range(90)]
+    times, tracks = find_tracks(video(90, cuts=[50]), Told(found), dataclasses.replace(CONFIG, hold=0.2))
+    paths = paths_of(tracks, times, CONFIG)
+    assert [(path.first, path.end) for path in paths] == [(5, 35), (50, 90)]
+    assert np.allclose(paths[0].poses[-5:, :2], paths[0].poses[-6, :2], atol=1.5)
+
+
+class Anywhere:
+    """Sees a face in the middle of every crop that it is shown."""
+
+    def __call__(self, frames: Sequence[np.ndarray]) -> list[Faces]:
+        return [face(80, 67.2, 1.0, 0.5) for _ in frames]
+
+
+def test_a_face_that_is_lost_is_looked_for_where_it_was_and_never_in_another() -> None:
+    near = face(100, 80)
+    found = [near if not 10 <= n < 70 else NOTHING for n in range(80)]
+    _, (one,) = find_tracks(video(80), Told(found), CONFIG, Anywhere())
+    assert one.frames == list(range(80)) and one.scores[40] == 0.5
+    assert np.allclose(one.boxes[69], one.boxes[9], atol=1) and np.allclose(one.points[69], one.points[9], atol=3)
+    # not in who comes to stand there
+    found = [both(face(160, 80), near) if n < 20 else face(160 - min(n, 30), 80) for n in range(60)]
+    tracks = find_tracks(video(60), Told(found), CONFIG, Anywhere())[1]
+    assert sorted(t.frames[-1] for t in tracks) == [19, 59]
+    # and what was found by chance does not last because it is looked for
+    found = [both(near, face(300, 300, 1, 0.95)) if n == 5 else near for n in range(60)]
+    assert len(find_tracks(video(60), Told(found), CONFIG, Anywhere())[1]) == 1
 
 
 def test_a_cut_ends_all_tracks_even_where_the_next_face_is_at_the_same_place() -> None:

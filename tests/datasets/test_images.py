@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.check import check
 from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.images import is_image, read_image
 from hicmae.datasets.media import MediaError
@@ -59,6 +60,8 @@ def test_pictures_are_taken_where_asked_for(mixed: Path, tmp_path: Path) -> None
     index = make([mixed], tmp_path / "all", labels="folder", images=True)
     assert len(index) == 10 and index.others == 0 and not index.skipped
     still = index.frames == 1
+    assert np.isnan(index.pace[still]).all() and (index.pace[~still] == 25).all()
+    assert check(tmp_path / "all", progress=False).summary["frame rate"] == {"stills": 6, "25": 4}
     assert still.sum() == 6 and not index.sound[still].any() and list(index.labels) == [0] * 5 + [1] * 5
     clip = ClipStore(index)[int(np.flatnonzero(still)[0])]
     assert clip.frames.take([0]).shape == (1, 3, 32, 32) and clip.audio is None and clip.frames.times.tolist() == [0]

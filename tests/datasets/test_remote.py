@@ -16,6 +16,7 @@ import torch
 
 from hicmae.configs.errors import UserError
 from hicmae.datasets import remote
+from hicmae.datasets.check import check
 from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import Stream, evaluate_batches
 from hicmae.datasets.remote import Remote, place_of
@@ -106,6 +107,23 @@ def test_shards_on_a_server_are_those_of_the_folder(shards: Index, server: Serve
     tars = [wanted for name, wanted in server.log if name.endswith(".tar")]
     assert len(tars) == 24 and all(wanted and wanted.startswith("bytes=") for wanted in tars)
     assert [name for name, _ in server.log].count("shard-000000.jsonl") == 1
+
+
+def test_shards_on_a_server_are_checked_and_drawn_as_those_of_a_folder(
+    shards: Index, server: Server, tmp_path: Path
+) -> None:
+    there, here = check(server.url, progress=False), check(shards.folder, progress=False)
+    assert there.ok and there.summary == here.summary and str(there).startswith(f"{server.url} (shards)")
+    server.log.clear()
+    assert check(server.url, thorough=False, html=tmp_path / "a.html", progress=False).ok
+    assert (tmp_path / "a.html").read_text().count('<section class="card">') == 24
+    assert {wanted for name, wanted in server.log if name.endswith(".tar")} != {None}
+    server.fault = lambda name, turn: {"shard-000003.tar": "wrong", "shard-000001.tar": 404}.get(name)
+    words = [str(problem) for problem in check(server.url, progress=False).problems]
+    assert len(words) == 2 and "shard-000001.tar cannot be read (the server answers 404" in words[0]
+    assert "shard-000003.tar is damaged (in 4 of 4 samples" in words[1]
+    server.fault = lambda name, turn: 404
+    assert f"{server.url} holds no shards (no index.json); give the address of the folder" in str(check(server.url))
 
 
 def test_a_signed_address_keeps_its_signature(shards: Index, server: Server) -> None:

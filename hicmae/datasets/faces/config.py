@@ -29,8 +29,11 @@ class CropConfig:
     """Look for the eyes again on the levelled crop: more exact, above all where a face is tilted."""
     shortest: float = 0.5
     """Seconds for which a face must be followed, unless its shot is as short."""
-    gap: float = 1.0
-    """Seconds for which a face may be lost and still be the same."""
+    gap: float = 2.0
+    """Seconds for which a face may be lost (turned away, covered) within a shot and still be the same, if it comes back
+    near its place in about its size; its path is drawn straight from one side to the other."""
+    hold: float = 0.2
+    """Seconds before a face is first found, and after it is lost for good, for which the crop stays at its place."""
     smooth: float = 0.025
     """Seconds (standard deviation) over which place and roll are smoothed."""
     steady: float = 0.4
@@ -50,6 +53,7 @@ class CropConfig:
             "every": (self.every >= 1, "be at least 1"),
             "shortest": (self.shortest >= 0, "not be negative"),
             "gap": (self.gap >= 0, "not be negative"),
+            "hold": (self.hold >= 0, "not be negative"),
             "smooth": (self.smooth >= 0, "not be negative"),
             "steady": (self.steady >= 0, "not be negative"),
             "several": (self.several in ("largest", "longest", "all"), "be largest, longest or all"),

@@ -33,29 +33,46 @@ class Mtcnn:
     Args:
         smallest: height of the smallest face looked for, as a share of the picture's shorter side (at least 20
             pixels). Halving it takes four times as long.
-        least: score above which the last network's finding counts as a face.
+        least: score above which the last network's finding counts as a face; the two before it ask for as much, and
+            for 0.1 more.
+        retry: the same for another try on frames in which nothing was found, where a face is known to be.
         device: where the networks run.
 
     Raises:
         UserError: the wheel is missing or another one.
     """
 
-    def __init__(self, smallest: float = 0.05, least: float = 0.6, device: str | torch.device = "cpu") -> None:
-        self.smallest, self.least, self.device = smallest, least, torch.device(device)
+    def __init__(
+        self,
+        smallest: float = 0.05,
+        least: float = 0.6,
+        *,
+        retry: float | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.smallest, self.least, self.retry, self.device = smallest, least, retry, torch.device(device)
         self.stages = {name: stage.to(self.device) for name, stage in load_stages().items()}
 
-    @torch.inference_mode()
     def __call__(self, frames: Sequence[np.ndarray]) -> list[Faces]:
         """B frames (H, W, 3) uint8 RGB of one size -> B findings, the highest score first."""
+        found = self._found(frames, self.least)
+        again = [n for n, faces in enumerate(found) if not len(faces)] if self.retry is not None else []
+        if again and self.retry is not None:
+            for n, faces in zip(again, self._found([frames[n] for n in again], self.retry), strict=True):
+                found[n] = faces
+        return found
+
+    @torch.inference_mode()
+    def _found(self, frames: Sequence[np.ndarray], least: float) -> list[Faces]:
         if min(frames[0].shape[:2]) < _LEAST:
             nothing = np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32)
             return [Faces(*nothing) for _ in frames]
         # with TF32, one face in 64 of a real clip had its landmarks 5 pixels elsewhere than on a CPU
         with _one_thread(self.device), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             levels = [_tensor(level).to(self.device).float().sub_(127.5).div_(128) for level in _halves(frames)]
-            owner, boxes = self._proposed(levels)
-            owner, boxes = self._refined(levels, owner, boxes)
-            owner, boxes, points, scores = self._described(levels, owner, boxes)
+            owner, boxes = self._proposed(levels, least)
+            owner, boxes = self._refined(levels, owner, boxes, least)
+            owner, boxes, points, scores = self._described(levels, owner, boxes, least)
         found = []
         for number in range(len(frames)):
             mine = owner == number
@@ -63,7 +80,7 @@ class Mtcnn:
             found.append(Faces(*(each[mine][order].cpu().numpy() for each in (boxes, points, scores))))
         return found
 
-    def _proposed(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _proposed(self, levels: list[Tensor], least: float) -> tuple[Tensor, Tensor]:
         """P-net at every scale -> the frame of each proposal (N,), squares (N, 4)."""
         height, width = levels[0].shape[2:]
         scale = _CELL / max(_LEAST, self.smallest * min(height, width))
@@ -74,7 +91,7 @@ class Mtcnn:
             picture = F.interpolate(level, size, mode="bilinear", antialias=True)
             shift, logits = self.stages["pnet"](picture)
             score = logits.softmax(1)[:, 1]  # (B, H', W')
-            owner, row, column = (score > 0.6).nonzero(as_tuple=True)
+            owner, row, column = (score > least).nonzero(as_tuple=True)
             corner = 2.0 * torch.stack([column, row], 1)
             box = torch.cat([corner, corner + _CELL], 1) + _CELL * shift[owner, :, row, column]
             box *= torch.tensor([width / size[1], height / size[0]] * 2, device=box.device)
@@ -87,22 +104,24 @@ class Mtcnn:
         kept = batched_nms(box, score, owner, 0.7)
         return owner[kept], _squares(box[kept])
 
-    def _refined(self, levels: list[Tensor], owner: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def _refined(self, levels: list[Tensor], owner: Tensor, boxes: Tensor, least: float) -> tuple[Tensor, Tensor]:
         """R-net: fewer and better squares."""
         shift, logits = self.stages["rnet"](_patches(levels, owner, boxes, 24))
         score = logits.softmax(1)[:, 1]
-        good = score > 0.7
+        good = score > least + 0.1
         owner, boxes, score = owner[good], _shifted(boxes[good], shift[good]), score[good]
         kept = batched_nms(boxes, score, owner, 0.7)
         return owner[kept], _squares(boxes[kept])
 
-    def _described(self, levels: list[Tensor], owner: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _described(
+        self, levels: list[Tensor], owner: Tensor, boxes: Tensor, least: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """O-net -> frames (N,), boxes (N, 4), points (N, 5, 2), scores (N,), without doubles."""
         shift, places, logits = self.stages["onet"](_patches(levels, owner, boxes, 48))
         score = logits.softmax(1)[:, 1]
         points = places.unflatten(1, (2, 5)).transpose(1, 2)  # (N, 5, 2) within the square
         points = boxes[:, None, :2] + points * (boxes[:, 2:] - boxes[:, :2])[:, None]
-        good = score > self.least
+        good = score > least
         owner, score, points, boxes = owner[good], score[good], points[good], _shifted(boxes[good], shift[good])
         kept = _apart(owner, boxes, score)
         return owner[kept], boxes[kept], points[kept], score[kept]

@@ -9,17 +9,17 @@ from itertools import islice
 import numpy as np
 
 from hicmae.datasets.faces.config import CropConfig
-from hicmae.datasets.faces.crop import Geometry, cropped, from_crop, pose_of
+from hicmae.datasets.faces.crop import Geometry, pose_of
 from hicmae.datasets.faces.detect import Detector
+from hicmae.datasets.faces.levelled import LOOSE, looked_at
 from hicmae.datasets.faces.tracks import Track
 
 __all__ = ["Path", "paths_of"]
 
 _REACH = 1.0  # seconds to either side
 _GROWTH = 0.0095  # of the logarithm of size, per frame: under 1 %
-_LEVELLED = 160  # pixels of the crop that is looked at again
-_LOOSE = Geometry(0.25, 0.42)
-_ROUNDS = 2
+# what is looked at in each round of the second pass; the last one says where the eyes are
+_ROUNDS = ((LOOSE,), (LOOSE, Geometry(0.29, 0.44), Geometry(0.22, 0.4)))
 _BATCH = 8  # crops at a time; fixed, so that results do not depend on who asks
 
 
@@ -51,16 +51,18 @@ def paths_of(
 ) -> list[Path]:
     """One path per track; `times` (N,) are those of all frames.
 
-    With `detector` the eyes are looked for anew on levelled crops of `frames()`, the same video once more: what a
-    detector finds depends on how a face is tilted and how large it is, and on levelled crops all look alike to it.
-    These crops are placed by what the neighbourhood in time says, so that single frames gone wrong do no harm.
+    With `detector` the eyes are looked for anew on levelled crops of `frames()`, the same video once more. These crops
+    are placed by what the neighbourhood in time says, so that single frames gone wrong do no harm.
     """
     firsts, rough, points = [], [], []
     for track in tracks:
         # frames that were not searched: the face may be there already, or still
         beyond = config.every - 1 if detector is not None else 0
-        first = max(track.shot, track.frames[0] - beyond)
-        end = min(track.end, track.frames[-1] + beyond + 1)
+        held = np.searchsorted(
+            times, times[[track.frames[0], track.frames[-1]]] + [-track.hold - 1e-6, track.hold + 1e-6]
+        )
+        first = max(track.shot, min(int(held[0]), track.frames[0] - beyond))
+        end = min(track.end, max(int(held[1]), track.frames[-1] + beyond + 1))
         firsts.append(first)
         rough.append(_rough(track, times, first, end))
         points.append(np.full((end - first, 5, 2), np.nan))
@@ -70,8 +72,8 @@ def paths_of(
         places = _places(frames(), firsts, [len(poses) for poses in rough]) if tracks else iter(())
         while batch := list(islice(places, _BATCH)):
             poses = np.stack([rough[n][place] for n, place, _ in batch])
-            for _ in range(_ROUNDS):
-                found = _found([frame for *_, frame in batch], poses, detector)
+            for views in _ROUNDS:
+                found, _ = looked_at([frame for *_, frame in batch], poses, detector, views)
                 poses = np.where(np.isnan(found[:, 0, :1]), poses, pose_of(found))
                 for (n, place, _), here in zip(batch, found, strict=True):
                     points[n][place] = np.where(np.isnan(here), points[n][place], here)
@@ -102,31 +104,6 @@ def _places(
         going = [n for n in going if number < firsts[n] + lengths[n]]
         for n in going:
             yield n, number - firsts[n], frame
-
-
-def _found(frames: Sequence[np.ndarray], poses: np.ndarray, detector: Detector) -> np.ndarray:
-    """Points (B, 5, 2) of the face that poses (B, 4) are about, each the mean of what is found on the levelled crop and
-    on its mirror image (what leans to one side there leans to the other here); NaN where neither shows it."""
-    crops = [cropped(frame, pose, _LOOSE, _LEVELLED) for frame, pose in zip(frames, poses, strict=True)]
-    seen = detector([*crops, *(crop[:, ::-1] for crop in crops)])
-    both = np.full((2, len(crops), 5, 2), np.nan)
-    for n, faces in enumerate(seen):
-        best = _expected(faces.points)
-        if best is not None:
-            both[divmod(n, len(crops))] = faces.points[best]
-    both[1] = np.stack([_LEVELLED - both[1, ..., 0], both[1, ..., 1]], -1)[:, [1, 0, 2, 4, 3]]
-    known = ~np.isnan(both[:, :, :1, :1])
-    mean = np.where(known, both, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
-    return np.stack([from_crop(here, pose, _LOOSE, _LEVELLED) for here, pose in zip(mean, poses, strict=True)])
-
-
-def _expected(points: np.ndarray) -> int | None:
-    """Which of the faces (n, 5, 2) on a levelled crop is the one it was made for."""
-    x, y, roll, span = pose_of(points).T
-    aim = _LEVELLED * _LOOSE.eye_distance
-    off = np.hypot(x - _LEVELLED / 2, y - _LEVELLED * _LOOSE.eye_height) / aim
-    off[(np.abs(roll) > 0.6) | (span < 0.6 * aim) | (span > 1.6 * aim)] = np.inf
-    return int(off.argmin()) if len(off) and off.min() < 0.7 else None
 
 
 def _path(first: int, rough: np.ndarray, points: np.ndarray, times: np.ndarray, config: CropConfig) -> Path:

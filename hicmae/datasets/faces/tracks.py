@@ -1,4 +1,4 @@
-"""Faces found frame by frame, linked into tracks: one person within one shot."""
+"""Faces found frame by frame, linked into tracks: one person within one shot, also where the head turns aside."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import numpy as np
 from hicmae.datasets.faces.config import CropConfig
 from hicmae.datasets.faces.crop import pose_of
 from hicmae.datasets.faces.detect import Detector, Faces
+from hicmae.datasets.faces.levelled import looked_at
 
 __all__ = ["Track", "chosen", "find_tracks"]
 
 _BATCH = 8  # frames; fixed, so that results do not depend on who asks
 _SURE = 0.9  # score that a track must reach somewhere
+_SEEN = 0.6  # and at both ends of the time for which it must last
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Track:
     points: list[np.ndarray] = field(default_factory=list)
     """F x (5, 2), as in `Faces`."""
     scores: list[float] = field(default_factory=list)
+    hold: float = 0.0
+    """Seconds before its first and after its last frame for which the face is taken to be where it was."""
 
     def add(self, frame: int, box: np.ndarray, points: np.ndarray, score: float) -> None:
         """Note where the face is in one more frame."""
@@ -47,12 +51,14 @@ class Track:
 
 
 def find_tracks(
-    frames: Iterable[tuple[float, np.ndarray]], detector: Detector, config: CropConfig
+    frames: Iterable[tuple[float, np.ndarray]], detector: Detector, config: CropConfig, closer: Detector | None = None
 ) -> tuple[np.ndarray, list[Track]]:
     """Follow all faces through a video that is seen once, a few frames at a time.
 
     Args:
         frames: seconds and pixels, as `read_frames` gives them.
+        closer: looks for a face that `detector` has lost where it was last; one that is content with a lower score
+            follows heads that turn aside.
 
     Returns:
         the frames' times (N,), and the tracks that are no chance findings, in order of time.
@@ -64,10 +70,13 @@ def find_tracks(
     waiting: list[tuple[int, int, np.ndarray]] = []
 
     def look() -> None:
-        for (number, shot, _), faces in zip(waiting, detector([frame for *_, frame in waiting]), strict=True):
+        for (number, shot, frame), faces in zip(waiting, detector([frame for *_, frame in waiting]), strict=True):
             since = times[number] - config.gap - 1e-6
             live[:] = [track for track in live if track.shot == shot and times[track.frames[-1]] >= since]
             started = _linked(live, faces, number, shot)
+            for track in live:
+                if closer is not None and track.frames[-1] != number:
+                    _sought(track, number, frame, faces, closer)
             live.extend(started)
             tracks.extend(started)
         waiting.clear()
@@ -86,7 +95,7 @@ def find_tracks(
     clock = np.array(times)
     ends = dict(zip(shots, [*shots[1:], len(times)], strict=True))
     for track in tracks:
-        track.end = ends[track.shot]
+        track.end, track.hold = ends[track.shot], config.hold
     kept = [track for track in tracks if _lasting(track, clock, config)]
     return clock, sorted(kept, key=lambda track: (track.frames[0], -track.size))
 
@@ -141,6 +150,18 @@ def _linked(tracks: Sequence[Track], faces: Faces, number: int, shot: int) -> li
     return started
 
 
+def _sought(track: Track, number: int, frame: np.ndarray, others: Faces, detector: Detector) -> None:
+    """Add the face to its track if it is still where it was, and is none of the `others` of the frame."""
+    poses = pose_of(np.stack(track.points[-5:]).astype(np.float64))
+    (points,), (score,) = looked_at([frame], np.r_[poses[-1, :2], np.median(poses[:, 2:], 0)][None], detector)
+    if np.isnan(score):
+        return
+    moved = points[:2].mean(0) - track.points[-1][:2].mean(0)
+    box = (track.boxes[-1] + np.tile(moved, 2)).astype(np.float32)
+    if not (_likeness(box, others.boxes) > 0.4).any():
+        track.add(number, box, points.astype(np.float32), float(score))
+
+
 def _likeness(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Of a face's last box (4,) with boxes (n, 4): 1 at the same place and size, 0 too far to be the same face."""
     size, sizes = (box[2:] - box[:2]).mean(), (boxes[:, 2:] - boxes[:, :2]).mean(1)
@@ -152,6 +173,7 @@ def _likeness(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 def _lasting(track: Track, times: np.ndarray, config: CropConfig) -> bool:
     """Whether a track is long, dense and sure enough to be a face."""
     shot = times[track.end - 1] - times[track.shot]
-    length = times[track.frames[-1]] - times[track.frames[0]]
+    seen = [number for number, score in zip(track.frames, track.scores, strict=True) if score >= _SEEN]
+    length = times[seen[-1]] - times[seen[0]] if seen else -1.0
     often = len(track.frames) * config.every >= 0.3 * (track.frames[-1] - track.frames[0] + 1)
     return often and max(track.scores) >= _SURE and length >= min(config.shortest, 0.5 * shot)
