@@ -18,6 +18,7 @@ from hicmae.finetune import Classification, FinetuneConfig, build_model, engine,
 from hicmae.models import save_weights
 from hicmae.runtime.checkpoint import newest, read_weights
 from hicmae.runtime.log import UserError
+from hicmae.runtime.optim import cosine
 from tests.finetune.conftest import COLOURS, TINY, changed, make_shards, rows
 
 PRETRAINED = {**TINY, "frames": 4, "size": 32, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 1}
@@ -69,6 +70,18 @@ def test_learning_rates_of_the_groups_follow_the_layers(
     scale = [group["lr_scale"] for group in seen for name in group["names"] if name.endswith("lg_region_tokens")]
     assert scale == [1.0, pytest.approx(0.9**3)]  # the head's in the published code; the embedding's here
     assert {group["weight_decay"] for group in seen} == {0.0, 0.05}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_runs_logged_learning_rates_equal_the_schedules(recipe: FinetuneConfig, accumulate: int) -> None:
+    lr, floor, batch = 0.32, 0.016, 8
+    optim = dataclasses.replace(recipe.optim, lr=lr, min_lr=floor, warmup_epochs=2)
+    run(changed(recipe, optim=optim, loop__accumulate=accumulate, loop__epochs=6, data__test=[]), show=False)
+    log = [json.loads(line) for line in (Path(recipe.out) / "log.jsonl").read_text().splitlines()]
+    clips, per_epoch = batch / 256, 24 // batch  # a step's, however many pieces it is taken in
+    value = cosine(lr * clips, floor * clips, 6 * per_epoch, 2 * per_epoch)
+    assert [line["lr"] for line in log] == [value(line["step"] - 1) for line in log]
+    assert len(log) == 6 * per_epoch and log[0]["lr"] == 0
 
 
 def test_weights_and_arguments_come_from_the_checkpoint(recipe: FinetuneConfig, pretrained: Path) -> None:

@@ -107,3 +107,22 @@ def test_timm_groups_parameters_the_same_way() -> None:
             row = ours[names[id(p)]]
             assert group["lr_scale"] == pytest.approx(row["lr_scale"])
             assert group["weight_decay"] == row["weight_decay"] or names[id(p)].endswith(".bias")
+
+
+@pytest.mark.parametrize(
+    ("name", "moved"),
+    [
+        ("mae_dfer_base", {"lg_region_tokens"}),
+        ("svfap_base", {"temporal_downsamples", "spatial_downsamples"}),
+        ("videomae_base", set()),
+        ("hicmae_base", set()),
+    ],
+)
+def test_the_default_groups_differ_for_region_tokens_and_down_sampling_only(name: str, moved: set[str]) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    published, own = groups(model, 0.75, published=True), groups(model, 0.75, published=False)
+    differ = {key for key in own if own[key] != published[key]}
+    part = {key: key.removeprefix("encoder.").split(".")[0] for key in own}
+    assert {part[key] for key in differ} == moved
+    assert differ == {key for key in own if part[key] in moved}
