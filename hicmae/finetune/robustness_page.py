@@ -56,17 +56,17 @@ def told(result: Robustness) -> str:
 def page(result: Robustness) -> Page:
     """The page."""
     first = next(iter(result.plain.values()))
-    chance = 100 / len(first.labels)
+    name, chance = next(iter(result.models)), 100 / len(first.labels)
     subtitle = f"{len(first.truth):,} clips, {len(first.labels)} classes, chance {chance:.1f} % UAR"
-    made = Page(f"Robustness of {', '.join(result.models)}", subtitle)
+    made = Page(f"Missing modalities and noise: {', '.join(result.models)}", subtitle)
+    several = f" of {name}" if len(result.models) > 1 else ""
+    clean = _percent(next(iter(result.curves.values())).figures["uar"][0])
+    made.text(
+        f"UAR{several}: {clean} % of clips as they are. Over clips that lack something, or are spoilt, on average:"
+    )
+    made.tiles((kind, _percent(curve.area["uar"]), _short(curve.area["uar"])) for kind, curve in _titled(result.curves))
     for note in result.notes:
         made.note(note)
-    made.heading("Area under the curves").table(*_areas(result))
-    made.text(
-        "The area is the mean height of a curve from its first level to its last one (of noise, over the levels with a "
-        "signal-to-noise ratio). Intervals: 95 %, bootstrap over persons where they are known, with the same draws for "
-        "all levels and models."
-    )
     for family, heading in FAMILIES.items():
         drawings = [
             (_drawing(kind, found), f"{kind.title}: {AFTER[kind.name]}")
@@ -75,6 +75,12 @@ def page(result: Robustness) -> Page:
         ]
         if drawings:
             made.heading(heading).figures(drawings)
+    made.heading("Area under the curves").table(*_areas(result))
+    made.text(
+        "The area is the mean height of a curve from its first level to its last one (of noise, over the levels with a "
+        "signal-to-noise ratio). Intervals: 95 %, bootstrap over persons where they are known, with the same draws for "
+        "all levels and models."
+    )
     made.heading("All levels").table(*_rows(result))
     made.heading("How this was measured").facts(first.protocol)
     return made
@@ -94,14 +100,14 @@ AFTER = {
 
 
 def _drawing(kind: Kind, found: Mapping[str, Curve]) -> str:
-    """UAR in percent at evenly spaced levels, with intervals."""
-    places = list(range(len(kind.levels)))
+    """UAR in percent with intervals; where a level is not a number all are evenly spaced."""
+    places = list(kind.levels) if len(kind.x) == len(kind.levels) else [float(i) for i in range(len(kind.levels))]
     points = {name: (places, [100 * e.value for e in curve.figures["uar"]]) for name, curve in found.items()}
     bands = {
         name: ([100 * e.low for e in curve.figures["uar"]], [100 * e.high for e in curve.figures["uar"]])
         for name, curve in found.items()
     }
-    words = {float(place): level_word(level) for place, level in zip(places, kind.levels, strict=True)}
+    words = {place: level_word(level) for place, level in zip(places, kind.levels, strict=True)}
     return charts.curves(points, x_name=kind.axis, y_name="UAR in %", bands=bands, x_words=words, y_range=(0, 100))
 
 
@@ -113,21 +119,26 @@ def _by_kind(result: Robustness) -> dict[Kind, dict[str, Curve]]:
     return kinds
 
 
+def _titled(curves: Mapping[str, Curve]) -> list[tuple[str, Curve]]:
+    return [(curve.kind.title, curve) for curve in curves.values()]
+
+
 def _areas(result: Robustness) -> tuple[list[str], list[list[str]], str]:
     several = len(result.models) > 1
-    head = ["what", "levels", *(["model"] if several else []), "UAR clean", "UAR worst", "area UAR", "area WAR"]
-    head += ["area UAR: first less this"] if several else []
+    head = ["what", *(["model"] if several else []), "clean", "worst", "area UAR", "95 %", "area WAR", "95 %"]
+    head += ["first less this", "95 %"] if several else []
     rows = []
     for kind, found in _by_kind(result).items():
         for name, curve in found.items():
             uar = curve.figures["uar"]
-            row = [kind.title, _range(kind), *([name] if several else []), _percent(uar[0]), _percent(uar[-1])]
-            row += [_with_interval(curve.area[figure]) for figure in FIGURES]
+            row = [kind.title, *([name] if several else []), _percent(uar[0]), _percent(uar[-1])]
+            for figure in FIGURES:
+                row += [_percent(curve.area[figure]), _short(curve.area[figure])]
             if several:
                 gap = result.differences.get(name, {}).get(kind.name)
-                row.append("" if gap is None else _with_interval(gap["uar"], sign="+"))
+                row += ["–", "–"] if gap is None else [f"{100 * gap['uar'].value:+.2f}", _short(gap["uar"], sign="+")]
             rows.append(row)
-    return head, rows, "In percent; in brackets 95 % intervals."
+    return head, rows, "In percent; clean and worst: UAR at the ends of a curve."
 
 
 def _rows(result: Robustness) -> tuple[list[str], list[list[str]], str]:
@@ -140,7 +151,7 @@ def _rows(result: Robustness) -> tuple[list[str], list[list[str]], str]:
                 row = [kind.title, *([name] if several else []), level_word(level)]
                 for figure in FIGURES:
                     e = curve.figures[figure][number]
-                    row += [_percent(e), f"{100 * e.low:.1f} … {100 * e.high:.1f}"]
+                    row += [_percent(e), _short(e)]
                 rows.append(row)
     return head, rows, "Figures at each level, in percent; robustness.csv has them too."
 
@@ -169,5 +180,8 @@ def _percent(estimate: Estimate) -> str:
 
 
 def _with_interval(estimate: Estimate, sign: str = "") -> str:
-    value, low, high = (100 * x for x in estimate)
-    return f"{value:{sign}.2f} ({low:{sign}.1f} … {high:{sign}.1f})"
+    return f"{100 * estimate.value:{sign}.2f} ({_short(estimate, sign)})"
+
+
+def _short(estimate: Estimate, sign: str = "") -> str:
+    return f"{100 * estimate.low:{sign}.1f} … {100 * estimate.high:{sign}.1f}"

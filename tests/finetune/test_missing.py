@@ -143,7 +143,7 @@ def test_impossible_losses_are_refused(changes: dict[str, Any], match: str) -> N
 
 def run_of(train: str, out: Path, **changes: Any) -> FinetuneConfig:
     config = recipe(train, out, **changes)
-    return changed(config, args={**config.args, "missing": True}, loop__epochs=7)
+    return changed(config, args={**config.args, "depth": 2, "missing": True}, loop__epochs=6)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_what_restoration_looks_at_is_what_the_second_view_lost() -> None:
 def test_views_attract_and_restore_each_other_and_the_run_continues_bit_for_bit(
     train_shards: str, test_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = changed(run_of(train_shards, tmp_path / "whole"), missing=BOTH_VIEWS, loop__save_every=2, loop__epochs=6)
+    config = changed(run_of(train_shards, tmp_path / "whole"), missing=BOTH_VIEWS, loop__save_every=2)
     last = run(config, show=False)
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     for name in ("attract", "restore", "incomplete_loss"):
