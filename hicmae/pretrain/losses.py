@@ -23,7 +23,7 @@ __all__ = [
 
 def masked_mse(pred: Tensor, target: Tensor) -> Tensor:
     """Mean squared error over hidden tokens; (B, M, P), (B, M, P) -> ()."""
-    return (pred.to(target.dtype) - target).square().mean()
+    return (pred - target).square().mean()
 
 
 def split_mse(pred: Tensor, target: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def split_mse(pred: Tensor, target: Tensor, motion: Tensor) -> tuple[Tensor, Ten
 
     `motion` is bool (P,) or (B, M, P), True = motion; a part without values counts as 0.
     """
-    error = (pred.to(target.dtype) - target).square()
+    error = (pred - target).square()
     part = motion.to(error.dtype).expand_as(error)
     moved = (error * part).sum() / part.sum().clamp_min(1)
     still = (error * (1 - part)).sum() / (1 - part).sum().clamp_min(1)
@@ -82,7 +82,7 @@ def contrastive(
 
     For negatives of all ranks pass features that were gathered with their gradient.
     """
-    return symmetric_cross_entropy(similarity(video.float(), audio.float(), temperature, eps), source)
+    return symmetric_cross_entropy(similarity(_precise(video), _precise(audio), temperature, eps), source)
 
 
 def hierarchical_contrastive(
@@ -105,3 +105,8 @@ def chance_scale(batch: int, reference: int = 40) -> float:
     if batch < 2:
         raise ValueError(f"contrast needs at least 2 clips, not {batch}")
     return math.log(reference) / math.log(batch)
+
+
+def _precise(x: Tensor) -> Tensor:
+    """At least float32, whatever autocast made of it."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -290,7 +290,7 @@ class _Recent:
 
     def means(self) -> dict[str, float]:
         names = list(self.values[0])
-        table = torch.stack([torch.stack([step[n].detach().float() for n in names]) for step in self.values]).cpu()
+        table = torch.stack([torch.stack([step[n].detach().double() for n in names]) for step in self.values]).cpu()
         good = table[table[:, names.index("bad_steps")] == 0]
         result = dict(zip(names, (good if len(good) else table).mean(0).tolist(), strict=True))
         result["bad_steps"] = table[:, names.index("bad_steps")].sum().item()

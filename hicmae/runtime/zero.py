@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from hicmae.runtime.checkpoint import Saved
 from hicmae.runtime.engines import Engine
@@ -58,10 +60,14 @@ class Zero(Engine):
             extensions["deepspeed_shm_comm"] = False  # it would be compiled for minutes, and leave a lock when killed
         settings = self.settings()
         self.stage = int(settings["zero_optimization"]["stage"])
+        flat = _Flat(self.bare)
+        for parameter in self.bare.parameters(recurse=False) if self.stage == 3 else ():
+            # its own module does not see when they are needed again: its output is no tuple of tensors
+            deepspeed.zero.register_external_parameter(flat, parameter)
         self.zero, self.optimiser, *_ = deepspeed.initialize(
-            model=self.bare, optimizer=adamw(groups, optim), config=settings, dist_init_required=False
+            model=flat, optimizer=adamw(groups, optim), config=settings, dist_init_required=False
         )
-        self.model, self.bad = self.zero, False
+        self.model, self.bad = _Whole(self.zero, flat), False
         self._gathered = deepspeed.zero.GatheredParameters
 
     def settings(self) -> dict[str, Any]:
@@ -148,6 +154,35 @@ class Zero(Engine):
         elif self.place.first:
             before = "another engine" if left is None else json.dumps(left)
             say(f"{saved.folder} was left by {before}, not {json.dumps(now)}: its weights go on with a fresh optimiser")
+
+
+class _Flat(nn.Module):
+    """Gives the tensors of a model's output as a tuple, which is what DeepSpeed looks into."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.shape: Any = None
+
+    def forward(self, *given: Any, **named: Any) -> tuple[Any, ...]:
+        """Whatever the model takes."""
+        out = self.inner(*given, **named)
+        if dataclasses.is_dataclass(out) and type(out) not in pytree.SUPPORTED_NODES:
+            pytree.register_dataclass(type(out))
+        leaves, self.shape = pytree.tree_flatten(out)
+        return tuple(leaves)
+
+
+class _Whole(nn.Module):
+    """Calls DeepSpeed, and puts the tensors together again."""
+
+    def __init__(self, zero: nn.Module, flat: _Flat) -> None:
+        super().__init__()
+        self.zero, self.flat = zero, flat
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """Whatever the model takes and gives."""
+        return pytree.tree_unflatten(list(self.zero(*given, **named)), self.flat.shape)
 
 
 def _norm(model: nn.Module) -> Tensor:

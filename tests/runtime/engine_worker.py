@@ -1,12 +1,9 @@
-"""Trains a small masked autoencoder with each engine it is told of, in the processes that `torchrun` started.
-
-`python engine_worker.py OUT ENGINE[,ENGINE…] [stop=N] [float64]`: OUT/ENGINE is the run; engines may have a suffix, as
-zero2. With stop=N the run is left after N steps, to be continued by the next call.
-"""
+"""Trains small masked autoencoders with one engine or another, in this process or in those of `tests.processes`."""
 
 from __future__ import annotations
 
-import sys
+import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from hicmae.runtime.dist import Place, process_group
 from hicmae.runtime.loop import Batch, LoopConfig, Step, fit
 from hicmae.runtime.optim import OptimConfig, parameter_groups
 
-STEPS, BATCH = 10, 8
+STEPS, BATCH, FRAMES = 10, 12, 8
 SMALL: dict[str, dict[str, Any]] = {
     "mae_dfer_base": {"dim": 24, "depth": 2, "heads": 2, "patch": (2, 8, 8), "region": (2, 2, 2), "size": 32},
     "svfap_base": {"dim": 24, "depth": 3, "heads": 2, "patch": (2, 8, 8), "stages": (1, 1, 1), "size": 32},
@@ -41,8 +38,8 @@ class Clips:
 
     steps_per_epoch = 5
 
-    def __init__(self, place: Place, accumulate: int, dtype: torch.dtype, stop: int | None, both: bool) -> None:
-        self.place, self.accumulate, self.dtype, self.stop, self.both = place, accumulate, dtype, stop, both
+    def __init__(self, place: Place, accumulate: int, stop: int | None, both: bool) -> None:
+        self.place, self.accumulate, self.stop, self.both = place, accumulate, stop, both
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """Steps of uint8 video, and a spectrogram."""
@@ -51,8 +48,8 @@ class Clips:
             if done == self.stop:
                 raise Left
             draw = torch.Generator().manual_seed(done)
-            video = torch.randint(0, 256, (BATCH, 3, 4, 32, 32), generator=draw, dtype=torch.uint8)
-            audio = torch.randn(BATCH, 1, 32, 32, generator=draw).to(self.dtype)
+            video = torch.randint(0, 256, (BATCH, 3, FRAMES, 32, 32), generator=draw, dtype=torch.uint8)
+            audio = torch.randn(BATCH, 1, 32, 32, generator=draw, dtype=torch.float32).to(torch.get_default_dtype())
             numbers = torch.arange(BATCH)
             whole = {"video": video, "number": numbers, "source": numbers}
             if self.both:
@@ -69,15 +66,51 @@ class Clips:
 
 
 def train(
-    out: Path, engine: str, place: Place, model: str, *, stop: int | None, float64: bool, poison: int = -1
+    out: Path,
+    engine: str = "single",
+    *,
+    models: tuple[str, ...] = ("hicmae_base",),
+    stop: int | None = None,
+    float64: bool = False,
+    poison: int | None = None,
+    wait: float = 0.0,
+    **loop: Any,
 ) -> None:
-    """One run of 10 steps."""
+    """Runs of 10 steps, one after another, in out/MODEL.
+
+    Args:
+        engine: `zero2` is DeepSpeed's ZeRO 2.
+        stop: leave them after so many steps, to be continued by another call.
+        poison: the micro-batch whose loss is not finite, in the last process only; -1: all of them.
+        wait: seconds per step, so that a kill finds the run in the middle.
+    """
+    torch.set_default_dtype(torch.float64 if float64 else torch.float32)
+    with process_group("cpu", timeout=float(loop.get("timeout", 60))) as place:
+        for model in models:
+            with contextlib.suppress(Left):
+                _train(out / model, model, place, engine, stop, float64, poison, wait, loop)
+
+
+def _double(x: Any) -> Any:
+    return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+
+def _train(
+    out: Path,
+    model: str,
+    place: Place,
+    engine: str,
+    stop: int | None,
+    float64: bool,
+    poison: int | None,
+    wait: float,
+    more: dict[str, Any],
+) -> None:
     torch.manual_seed(0)
-    net = create_model(
-        model, stage="pretrain", decoder_dim=16, decoder_depth=2, decoder_heads=2, frames=4, **SMALL[model]
-    )
-    dtype = torch.float64 if float64 else torch.float32
-    net.to(dtype)
+    sizes = {**SMALL[model], "frames": FRAMES, "decoder_dim": 16, "decoder_depth": 2, "decoder_heads": 2}
+    net = create_model(model, stage="pretrain", **sizes)
+    if float64:  # frames are made float32 by the objective
+        net.register_forward_pre_hook(lambda _, given: tuple(map(_double, given)))
     contrast = ContrastConfig(weight=0.1, negatives="global")
     learn = objective_for(net, mask=MaskConfig(video=0.5, audio=0.5), target=TargetConfig(), contrast=contrast, seed=0)
     calls = 0
@@ -85,55 +118,28 @@ def train(
     def objective(model: nn.Module, batch: Batch) -> Step:
         nonlocal calls
         calls += 1
+        time.sleep(wait)
         step = learn(model, batch)
-        if poison >= 0 and calls == poison and place.rank == place.world - 1:
+        if poison in (calls, -1) and place.rank == place.world - 1:
             step = Step(step.loss * torch.nan, step.parts)
         return step
 
-    accumulate = 2
-    settings: dict[str, Any] = {"engine": "deepspeed" if engine.startswith("zero") else engine}
+    settings: dict[str, Any] = {"engine": engine, "ema": None if float64 else 0.9, "accumulate": 2, **more}
     if engine.startswith("zero"):
-        settings["deepspeed"] = {"zero_optimization": {"stage": int(engine[4:])}}
-    elif not float64:
-        settings["ema"] = 0.9
-    loop = LoopConfig(
-        **{"epochs": STEPS // Clips.steps_per_epoch, "batch_size": BATCH, "accumulate": accumulate, "log_every": 1},
-        **{"save_every": 2, "clip_grad": 1.0, "precision": "fp32", **settings},
-    )
+        stage = {"zero_optimization": {"stage": int(engine[4:])}}
+        settings |= {"engine": "deepspeed", "ema": None, "deepspeed": stage}
     fit(
         net,
         objective,
-        Clips(place, accumulate, dtype, stop, both="audio" in net.modalities),
+        Clips(place, settings["accumulate"], stop, both=net.audio_grid is not None),
         groups=parameter_groups(net, weight_decay=0.05),
         optim=OptimConfig(lr=0.02, warmup_epochs=0.4),
-        loop=loop,
+        loop=LoopConfig(
+            **{"epochs": STEPS // Clips.steps_per_epoch, "batch_size": BATCH, "log_every": 1, "save_every": 2},
+            **{"clip_grad": 1.0, "precision": "fp32", **settings},
+        ),
         out=out,
         place=place,
         meta={},
         show=False,
     )
-
-
-def main() -> None:
-    """See above."""
-    out, engines, *more = sys.argv[1:]
-    given = dict(word.split("=") if "=" in word else (word, "1") for word in more)
-    torch.set_default_dtype(torch.float64 if "float64" in given else torch.float32)
-    with process_group("cpu", timeout=60) as place:
-        for engine in engines.split(","):
-            try:
-                train(
-                    Path(out) / engine,
-                    engine,
-                    place,
-                    given.get("model", "hicmae_base"),
-                    stop=int(given["stop"]) if "stop" in given else None,
-                    float64="float64" in given,
-                    poison=int(given.get("poison", -1)),
-                )
-            except Left:
-                continue
-
-
-if __name__ == "__main__":
-    main()

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hicmae.runtime import checkpoint
+from tests import processes
+from tests.runtime.engine_worker import SMALL, train
 
-WORKER = Path(__file__).with_name("engine_worker.py")
-ROOT = WORKER.parents[2]
-
-
-def start(out: Path, engines: str, *options: str, processes: int = 1) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    alone = engines == "single"
-    environment = {
-        **os.environ,
-        **{"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TORCH_EXTENSIONS_DIR": str(out.parent / "extensions")},
-    }
-    done = subprocess.run(
-        [sys.executable, *([] if alone else launcher), str(WORKER), str(out), engines, *options],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+SYSTEMS = tuple(SMALL)
 
 
 def losses(run: Path) -> list[float]:
@@ -44,20 +27,90 @@ def furthest(a: Path, b: Path) -> float:
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
 
 
-ENGINES = ("ddp", "fsdp", "zero1", "zero2")
+def same(a: Path, b: Path) -> None:
+    """Bit for bit: losses, weights, averages."""
+    assert losses(a) == losses(b)
+    for name in ("weights", "ema"):
+        one, other = (checkpoint.read_weights(checkpoint.weights_file(run, ema=name == "ema"))[0] for run in (a, b))
+        assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.slow  # 50 s of one core
-def test_two_processes_equal_one_with_every_engine_and_go_on_with_another(tmp_path: Path) -> None:
-    start(tmp_path / "one", "single")
-    start(tmp_path / "two", ",".join(ENGINES), "stop=6", processes=2)
-    (tmp_path / "two" / "fsdp").rename(tmp_path / "two" / "changed")  # divided state, gone on with whole
-    (tmp_path / "two" / "ddp").rename(tmp_path / "two" / "fsdp")
-    (tmp_path / "two" / "changed").rename(tmp_path / "two" / "ddp")
-    start(tmp_path / "two", ",".join(ENGINES), processes=2)
-    expected = losses(tmp_path / "one" / "single")
-    assert len(expected) == 10
-    for engine in ENGINES:
-        found = losses(tmp_path / "two" / engine)
-        assert found == pytest.approx(expected, abs=1e-5), engine
-        assert furthest(tmp_path / "one" / "single", tmp_path / "two" / engine) < 1e-4, engine
+def test_two_processes_equal_one_in_all_systems(tmp_path: Path) -> None:
+    whole = functools.partial(train, float64=True, models=SYSTEMS)
+    processes.run(1, functools.partial(whole, tmp_path / "one"), log=tmp_path / "one.log")
+    processes.run(2, functools.partial(whole, tmp_path / "two", "ddp"), log=tmp_path / "two.log")
+    for system in SYSTEMS:
+        expected, found = (losses(tmp_path / run / system) for run in ("one", "two"))
+        assert len(expected) == 10
+        assert expected[-1] < expected[0]
+        assert found == pytest.approx(expected, abs=1e-10)
+        assert furthest(tmp_path / "one" / system, tmp_path / "two" / system) < 1e-10
+
+
+@pytest.mark.slow  # 20 s of one core
+def test_four_processes_equal_one_in_all_systems(tmp_path: Path) -> None:
+    whole = functools.partial(train, float64=True, models=SYSTEMS, accumulate=1)
+    processes.run(1, functools.partial(whole, tmp_path / "one"), log=tmp_path / "one.log")
+    processes.run(4, functools.partial(whole, tmp_path / "four", "ddp"), log=tmp_path / "four.log")
+    for system in SYSTEMS:
+        expected, found = (losses(tmp_path / run / system) for run in ("one", "four"))
+        assert found == pytest.approx(expected, abs=1e-10)
+        assert furthest(tmp_path / "one" / system, tmp_path / "four" / system) < 1e-10
+
+
+def compare(tmp_path: Path, engine: str) -> None:
+    """Two processes with an engine, against one without."""
+    processes.run(1, train, tmp_path / "one", log=tmp_path / "one.log")
+    processes.run(2, train, tmp_path / "two", engine, log=tmp_path / "two.log")
+    one, two = (tmp_path / name / "hicmae_base" for name in ("one", "two"))
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    assert furthest(one, two) < 1e-4
+
+
+def test_divided_parameters_give_what_whole_ones_give(tmp_path: Path) -> None:
+    compare(tmp_path, "fsdp")
+
+
+@pytest.mark.slow  # 15 s of one core each
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_gives_what_one_process_gives(tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    compare(tmp_path, f"zero{stage}")
+
+
+@pytest.mark.slow  # 30 s of one core each
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
+def test_a_run_left_and_continued_equals_an_undisturbed_one(tmp_path: Path, engine: str) -> None:
+    for run, stop in (("whole", None), ("parts", 3), ("parts", 7), ("parts", None)):
+        processes.run(2, functools.partial(train, tmp_path / run, engine, stop=stop), log=tmp_path / f"{run}.log")
+    whole, parts = (tmp_path / run / "hicmae_base" for run in ("whole", "parts"))
+    if engine in ("ddp", "fsdp"):
+        same(whole, parts)
+    assert losses(parts) == pytest.approx(losses(whole), abs=1e-5)
+
+
+@pytest.mark.slow  # 30 s of one core
+def test_a_run_goes_on_with_another_engine_and_another_number_of_processes(tmp_path: Path) -> None:
+    processes.run(1, train, tmp_path / "one", log=tmp_path / "one.log")
+    for world, engine, stop in ((2, "fsdp", 3), (1, "single", 5), (3, "ddp", 7), (2, "fsdp", None)):
+        processes.run(world, functools.partial(train, tmp_path / "many", engine, stop=stop), log=tmp_path / "many.log")
+    one, many = (tmp_path / run / "hicmae_base" for run in ("one", "many"))
+    assert losses(many) == pytest.approx(losses(one), abs=1e-5)
+    assert furthest(one, many) < 1e-4
+
+
+def test_a_loss_that_is_not_finite_on_one_process_is_skipped_by_all(tmp_path: Path) -> None:
+    processes.run(2, functools.partial(train, tmp_path, "ddp", poison=7), log=tmp_path / "log")  # after two to warm up
+    lines = [json.loads(line) for line in (tmp_path / "hicmae_base" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["bad_steps"]] == [3]
+    assert set(lines[2]["bad_keys"]) == {str(n) for n in range(12)}
+    assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines if not line["bad_steps"])
+
+
+def test_too_many_of_them_stop_all_processes_with_weights_intact(tmp_path: Path) -> None:
+    ill = functools.partial(train, tmp_path, "ddp", poison=-1, max_bad_steps=3, accumulate=1)
+    codes = processes.finish(processes.start(2, ill, log=tmp_path / "log"))
+    assert codes == [1, 1]
+    assert "not finite in 3 steps in a row" in (tmp_path / "log").read_text()
+    weights, _ = checkpoint.read_weights(checkpoint.weights_file(tmp_path / "hicmae_base"))
+    assert all(torch.isfinite(value).all() for value in weights.values())
