@@ -42,7 +42,16 @@ NO_TRAINING = {
     *("folds.py", "summary.py", "published.py", "comparing.py", "regroup.py"),
     *("planning.py", "evaluation.py", "values.py", "curves.py", "multilabel.py"),
     *("disturbances.py", "robustness.py", "robustness_page.py", "areas.py"),
-    *("calibration.py", "embedding.py", "cost.py", "measured.py", "building.py", "predictions.py", "diagrams.py"),
+    *(
+        "calibration.py",
+        "embedding.py",
+        "cost.py",
+        "measured.py",
+        "building.py",
+        "pooling.py",
+        "predictions.py",
+        "diagrams.py",
+    ),
 }
 TRAINING_DATA = ("samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
 MACHINE_PATH = re.compile(r"(?<![\w.}$<~-])/(?:home|work|Users|root|mnt|scratch)/[\w.-]+|\b[A-Z]:\\Users\\")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from hicmae.cli.words import Add, device_option, whole_numbers, write
 from hicmae.configs.errors import ConfigError
@@ -19,7 +20,8 @@ def add_to(add: Add) -> None:
     )
     sub.add_argument("--segments", type=int, metavar="N", help="clips per sample whose predictions are averaged")
     sub.add_argument("--merge", metavar="COLUMN", help="average predictions over a column, as task (AVCAffe)")
-    sub.add_argument("--by", metavar="COLUMN", help="figures for each value of a column of the shards, too, as sex")
+    words = "figures for each value of a column of the shards, too, as sex; RUN may be a folder of folds that are done"
+    sub.add_argument("--by", metavar="COLUMN", help=words)
     words = "no measurement: compare what is stored of RUN (a run, or a folder of folds) and OTHER, on the same clips"
     sub.add_argument("--against", metavar="OTHER", help=words)
     words = (
@@ -77,6 +79,10 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> int:
         return _curves(arguments)
     if arguments.against:
         write(finetune.told_against(arguments.run, arguments.against))
+        return 0
+    folder = Path(arguments.run)
+    if arguments.by and folder.is_dir() and not (folder / "checkpoints").exists() and any(folder.glob("**/done.json")):
+        write(str(finetune.summary_by(folder, arguments.by)))
         return 0
     report = finetune.evaluate(
         arguments.run,

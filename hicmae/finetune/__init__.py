@@ -4,7 +4,7 @@ from hicmae.finetune.comparing import against, told_against
 from hicmae.finetune.config import FinetuneConfig, FinetuneData, TaskConfig
 from hicmae.finetune.engine import build_model, run
 from hicmae.finetune.evaluation import evaluate
-from hicmae.finetune.folds import run_folds
+from hicmae.finetune.folds import run_folds, summary_by
 from hicmae.finetune.report import Report
 from hicmae.finetune.summary import Summary
 from hicmae.finetune.tasks import Classification, Joint, MultiLabel, Regression, SoftLabels
@@ -27,5 +27,6 @@ __all__ = [
     "evaluate",
     "run",
     "run_folds",
+    "summary_by",
     "told_against",
 ]

@@ -63,7 +63,7 @@ class Calibration:
 
     def __str__(self) -> str:
         gap = self.confidence - self.accuracy
-        way = "too sure of itself" if gap > 0.02 else "surer than it says" if gap < -0.02 else "about as sure as right"
+        way = "too sure" if gap > 0.02 else "not sure enough" if gap < -0.02 else "about as sure as it is right"
         return (
             f"calibration: ECE {100 * self.ece:.2f} % ({len(self.bins)} bins), mean confidence "
             f"{100 * self.confidence:.1f} %, right {100 * self.accuracy:.1f} % ({way}); NLL {self.nll:.4f}, "

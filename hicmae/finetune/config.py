@@ -14,7 +14,7 @@ from hicmae.finetune.missing import MissingConfig
 from hicmae.runtime.loop import LoopConfig
 from hicmae.runtime.optim import OptimConfig
 
-__all__ = ["FinetuneConfig", "FinetuneData", "TaskConfig"]
+__all__ = ["ClipsConfig", "FinetuneConfig", "FinetuneData", "TaskConfig"]
 
 FIXED = {
     "num_classes": "comes from the labels of data.train and from task.columns",
@@ -106,7 +106,8 @@ class FinetuneData:
     """Where the labelled clips come from, and how many frames of each are seen."""
 
     train: list[str] = field(default_factory=list)
-    """Folders written by `hicmae shard`, with labels."""
+    """Folders written by `hicmae shard`, with labels; or one of clips, a folder per class, or a list of clips with
+    labels (`clips` says what becomes of them)."""
     test: list[str] = field(default_factory=list)
     """Folders the model is measured on after training; empty measures nothing."""
     val: list[str] = field(default_factory=list)
@@ -143,6 +144,22 @@ class FinetuneData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipsConfig:
+    """How clips that are no shards yet are made into some, in the run folder."""
+
+    test_share: float = 0.25
+    """Share that is kept out of training and tested on, where `data.test` is empty."""
+    size: int | None = None
+    """Pixels of the square frames; null takes half as much again as `data.size`, at most 224."""
+    faces: Literal["centre", "mtcnn", "none"] = "centre"
+    """What is cut out: the centre square, the face (pip install "hicmae[face]"), or all of a cropped picture."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.test_share < 1:
+            raise ValueError(f"clips.test_share must lie in (0, 1), not {self.test_share}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """A fine-tuning run: model, first weights, data, augmentation, optimiser, loop."""
 
@@ -162,6 +179,8 @@ class FinetuneConfig:
     depth; null follows `fidelity`."""
     data: FinetuneData = FinetuneData()
     """Where the clips come from."""
+    clips: ClipsConfig = ClipsConfig()
+    """What becomes of clips that `data.train` names in place of shards."""
     task: TaskConfig = TaskConfig()
     """What is learnt of them."""
     augment: AugmentConfig = AugmentConfig()

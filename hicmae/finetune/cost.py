@@ -21,7 +21,7 @@ def cost_of(model: nn.Module, views: int, clips: int, seconds: float, where: str
     facts: dict[str, Any] = {"parameters": sum(p.numel() for p in parameters)}
     free = sum(p.numel() for p in parameters if p.requires_grad)
     if free < facts["parameters"]:
-        facts["of them trained"] = free
+        facts["of them learnt"] = free
     if isinstance(model, Model) and (macs := multiplications(model)) is not None:
         facts |= {"multiply-accumulates per view": macs, "views per clip": views}
     return {**facts, "evaluation, clips per second": round(clips / max(seconds, 1e-9), 2), "evaluation on": where}

@@ -15,6 +15,7 @@ from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import Stream
 from hicmae.datasets.sampling import train_view
+from hicmae.finetune.clips import from_clips
 from hicmae.finetune.config import FinetuneConfig
 from hicmae.finetune.evaluation import check_labelled, headline, open_test, report_on, write_report
 from hicmae.finetune.inputs import Inputs, mixed, sound_of
@@ -103,6 +104,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
         raise configs.ConfigError(
             f"loop.engine: {config.loop.engine} is for pretraining; fine-tuning measures whole models: single or ddp"
         )
+    config = from_clips(config, place, show=show)
     train = _open_train(config)
     listed = len(train)
     if config.data.fraction < 1:

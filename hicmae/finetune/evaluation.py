@@ -282,7 +282,8 @@ def _data_notes(groups: Sequence[str] | None, skipped: int, trained: Mapping[str
     notes = []
     if groups is None:
         notes.append(
-            "clip-level (groups unknown): the intervals are resampled over clips, and are too narrow if people recur."
+            "clip-level (groups unknown): the intervals are resampled over clips, and are too narrow if people recur; "
+            "nor is it known whether the model was trained on other clips of the same people, which flatters it."
         )
     if skipped:
         notes.append(f"{skipped} clip{'s' * (skipped != 1)} could not be read and are in no number; they are listed.")

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from hicmae.finetune.summary import Fold, Summary, summarise
 from hicmae.runtime.log import say
 from hicmae.runtime.page import write_file
 
-__all__ = ["DONE", "Job", "claim", "jobs_of", "once", "run_folds", "summary_of"]
+__all__ = ["DONE", "Job", "claim", "jobs_of", "once", "run_folds", "summary_by", "summary_of"]
 
 _PART = re.compile(r"@(fold|split)!?=[^@]*")
 DONE = "done.json"
@@ -113,7 +113,7 @@ def jobs_of(
     values, counts = np.unique(index.extra[column].astype(str), return_counts=True)
     if "" in values:
         raise ConfigError(f"{', '.join(shards)}: {counts[0]:,} of its {len(index):,} samples have no {column}")
-    parts = sorted(values.tolist(), key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+    parts = _sorted(values.tolist())
     if column == "split" and not {"train", "test"} <= set(parts):
         raise ConfigError(f"{', '.join(shards)}: split must have the parts train and test, not {', '.join(parts)}")
     if column == "fold" and len(parts) < 2:
@@ -151,6 +151,33 @@ def summary_of(out: str | Path, jobs: Sequence[Job], *, show: bool = True) -> Su
         if show:
             say(f"page: {page}")
     return results["evaluation"]
+
+
+def summary_by(out: str | Path, column: str, *, show: bool = True) -> Summary:
+    """The summary of folds that are done, with the pooled figures of the clips of each value of a column, as `sex`.
+
+    Nothing is measured: the stored predictions tell it. The summary in `out` is written anew.
+
+    Raises:
+        UserError: no finished folds there, or predictions without that column.
+    """
+    folds = []
+    for file in Path(out).glob(f"**/{DONE}"):
+        done = json.loads(file.read_text(encoding="utf-8"))
+        folds.append(Fold(name=done["fold"], seed=done["seed"], found=_read(file.parent / "evaluation")))
+    if not folds:
+        raise UserError(f"{out}: no folds there that are done (hicmae finetune RECIPE --folds all --out {out})")
+    order = {name: n for n, name in enumerate(_sorted({fold.name for fold in folds}))}
+    summary = summarise(sorted(folds, key=lambda fold: (fold.seed, order[fold.name])), column)
+    page = summary.write(Path(out))
+    if show:
+        say(f"page: {page}")
+    return summary
+
+
+def _sorted(names: Iterable[str]) -> list[str]:
+    """Names of folds, numbers as numbers first."""
+    return sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
 
 
 def _read(folder: Path) -> dict:

@@ -25,7 +25,7 @@ from hicmae.runtime.page import Page, write_file
 __all__ = ["Measured", "Part", "selection_of", "stamp_of"]
 
 TEST_CHOSEN = "epoch CHOSEN ON THE TEST CLIPS"
-SHOWN = 12  # clips whose frames are on the page
+SHOWN = 8  # clips whose frames are on the page
 FIXED = ("key", "source", "group", "seconds", "truth", "prediction", "selection")  # no name for a column of the list
 
 

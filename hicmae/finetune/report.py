@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from hicmae.runtime import charts, diagrams
 from hicmae.runtime.metrics import Scores
 from hicmae.runtime.page import Page
 
-__all__ = ["HEADLINES", "Report", "show_calibration"]
+__all__ = ["HEADLINES", "Report", "matrix_words", "show_calibration"]
 
 HEADLINES = {"uar": "UAR", "war": "WAR", "weighted_f1": "weighted F1", "macro_f1": "macro F1"}
 MER_MULTI = "weighted F1 less a quarter of the mean squared error of the numbers"
@@ -97,7 +97,7 @@ class Report(Measured):
         self._published(page)
         page.heading("Confusion matrix").figure(
             charts.confusion(self.confusion.tolist(), self.labels),
-            "Rows are the truth. Large: percent of the row; small: clips.",
+            matrix_words(self.labels),
         )
         page.heading("Recall per class").figure(
             charts.bars(
@@ -112,7 +112,7 @@ class Report(Measured):
         )
         page.table(["class", "clips", "recall", "precision", "F1"], self._per_class())
         if self.values is not None:
-            page.heading("Numbers").table(*self.values.table())
+            page.heading("Numbers").table(*self.values.table(), caption=f"MER-MULTI: {MER_MULTI}.")
         self._mistakes(page)
         show_calibration(page, self.calibration)
         self._map(page, drawn)
@@ -154,7 +154,7 @@ class Report(Measured):
             tiles.append((word, f"{value:.2f} %", f"95 %: {low:.1f} … {high:.1f}"))
         if "mer_multi" in self.intervals:
             value, low, high = self.intervals["mer_multi"]
-            tiles.append(("MER-MULTI", f"{value:.4f}", f"95 %: {low:.3f} … {high:.3f}; {MER_MULTI}"))
+            tiles.append(("MER-MULTI", f"{value:.4f}", f"95 %: {low:.3f} … {high:.3f}"))
         return tiles
 
     def _published(self, page: Page) -> None:
@@ -195,8 +195,8 @@ class Report(Measured):
         self.show_hardest(
             page,
             [
-                f"{names[self.truth[n]]}, taken for {names[self.guess[n]]} with {100 * self.confidence[n]:.1f} %; "
-                f"{100 * chances[n, self.truth[n]]:.1f} % given to the truth"
+                f"{names[self.truth[n]]} ({100 * chances[n, self.truth[n]]:.1f} %), taken for "
+                f"{names[self.guess[n]]} ({100 * self.confidence[n]:.1f} %)"
                 for n in worst
             ],
         )
@@ -237,6 +237,13 @@ class Report(Measured):
             "model finds them alike. Colour is the true class; rings are mistakes. Distances between far clusters and "
             "the axes mean nothing.",
         )
+
+
+def matrix_words(labels: Sequence[str]) -> str:
+    """What a confusion matrix of these classes shows."""
+    if len(labels) > charts.WORDY:
+        return "Rows are the truth. The darker, the larger the share of the row; pointed at, a cell tells its numbers."
+    return "Rows are the truth. Large: percent of the row; small: clips."
 
 
 def show_calibration(page: Page, found: Calibration) -> None:

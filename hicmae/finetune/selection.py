@@ -22,7 +22,7 @@ from hicmae.runtime.log import UserError
 from hicmae.runtime.loop import Stream
 from hicmae.runtime.page import write_file
 
-__all__ = ["Chooser", "few", "validation_part"]
+__all__ = ["Chooser", "few", "part_of", "validation_part"]
 
 FIGURES = ("uar", "ccc")  # the first that a task has decides
 
@@ -52,11 +52,30 @@ def validation_part(index: Index, share: float, seed: int) -> tuple[NDArray[np.b
         UserError: there are too few groups or videos.
     """
     known = all(group is not None for group in index.groups)
-    units = index.groups if known else index.sources
-    names, unit = np.unique(units.astype(str), return_inverse=True)
-    classes = max(len(index.classes), 1)
-    table = np.zeros((len(names), classes), np.int64)  # clips of each unit and class
-    np.add.at(table, (unit, np.maximum(index.labels, 0)), 1)
+    units = (index.groups if known else index.sources).astype(str)
+    mask, count = part_of(units, index.labels, share, seed, known=known), len(np.unique(units))
+    if not mask.any():
+        raise UserError(
+            f"{index.folder}: its {len(index):,} clips of {count} {'groups' if known else 'videos'} cannot be "
+            "divided into a training and a validation part that leaves clips of every class to train on; use select: "
+            "last, or name other clips as data.val"
+        )
+    taken = len(np.unique(units[mask]))
+    what = f"{taken} of {count} groups" if known else "stratified by clip: clip-level (groups unknown)"
+    return mask, f"{mask.sum():,} of {len(index):,} training clips kept out of training, {what}, seed {seed}"
+
+
+def part_of(
+    units: NDArray[np.str_], labels: NDArray[np.int64], share: float, seed: int, *, known: bool
+) -> NDArray[np.bool_]:
+    """Which clips are kept out of training, (N,) bool, from the unit and the label (-1: none) of each.
+
+    Units are groups (`known`), drawn until they hold `share` of all clips, or videos, drawn class by class. A unit
+    whose clips are all that is left of a class is never taken; none may be.
+    """
+    names, unit = np.unique(units, return_inverse=True)
+    table = np.zeros((len(names), max(int(labels.max(initial=0)), 0) + 1), np.int64)  # clips of each unit and class
+    np.add.at(table, (unit, np.maximum(labels, 0)), 1)
     order = np.random.default_rng(seed).permutation(len(names))
     left, taken = table.sum(0), np.zeros(len(names), bool)
     # by group one account for all; else one per class, that of a video's commonest label
@@ -67,15 +86,7 @@ def validation_part(index: Index, share: float, seed: int) -> tuple[NDArray[np.b
             taken[n] = True
             left = left - table[n]
             wanted[account[n]] -= table[n].sum()
-    if not taken.any():
-        raise UserError(
-            f"{index.folder}: its {len(index):,} clips of {len(names)} {'groups' if known else 'videos'} cannot be "
-            "divided into a training and a validation part that leaves clips of every class to train on; use select: "
-            "last, or name other clips as data.val"
-        )
-    mask = taken[unit]
-    what = f"{taken.sum()} of {len(names)} groups" if known else "stratified by clip: clip-level (groups unknown)"
-    return mask, f"{mask.sum():,} of {len(index):,} training clips kept out of training, {what}, seed {seed}"
+    return taken[unit]
 
 
 @dataclass(frozen=True, kw_only=True)

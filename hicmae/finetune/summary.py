@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,14 @@ import yaml
 from numpy.typing import NDArray
 
 from hicmae.configs.errors import UserError
-from hicmae.finetune.measured import stamp_of
+from hicmae.finetune.calibration import Calibration, pooled_calibration
+from hicmae.finetune.measured import Part, stamp_of
+from hicmae.finetune.pooling import classes_of, groups_of, parts_of, pooled_of
 from hicmae.finetune.published import published_results
-from hicmae.finetune.report import HEADLINES
+from hicmae.finetune.report import HEADLINES, matrix_words, show_calibration
 from hicmae.runtime import charts
 from hicmae.runtime.comparison import Total, total
-from hicmae.runtime.metrics import (
-    Estimate,
-    Scores,
-    bootstrap,
-    bootstrap_regression,
-    confusion_matrix,
-    scores,
-)
-from hicmae.runtime.multilabel import multilabel
+from hicmae.runtime.metrics import Estimate, Scores, confusion_matrix, scores
 from hicmae.runtime.page import Page, write_file
 
 __all__ = ["Fold", "Summary", "summarise"]
@@ -45,13 +39,19 @@ class Fold:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Its figures by name."""
-        return {name: estimate["value"] for name, estimate in self.found["numbers"].items()}
+        """Its figures by name; of a joint model those of the numbers too."""
+        both = {**self.found.get("values", {}).get("numbers", {}), **self.found["numbers"]}
+        return {name: both[name]["value"] for name in dict.fromkeys([*self.found["numbers"], *both])}
 
     @property
     def clips(self) -> int:
         """How many clips it was tested on."""
-        return len(self.found["predictions"])
+        return len(self.rows)
+
+    @property
+    def rows(self) -> list[Mapping[str, Any]]:
+        """Its predictions, clip by clip."""
+        return self.found["predictions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,12 @@ class Summary:
     """(K, K) of all folds and seeds, rows = truth."""
     scores: Scores | None
     """Figures per class of that matrix."""
+    calibration: Calibration | None
+    """Of all folds and seeds together; None where no classes were predicted."""
+    by: str
+    """The column that `parts` are made by."""
+    parts: dict[int, tuple[Part, ...]]
+    """Of each seed, the pooled figures of the clips of each value of that column."""
     protocol: dict[str, Any]
     """How the numbers came about, where that is the same for all folds."""
     notes: list[str]
@@ -107,6 +113,8 @@ class Summary:
             "per_class": {name: {"support": n, "recall": recall} for name, (n, recall) in per_class.items()},
             "labels": list(self.labels),
             "confusion": self.confusion.tolist() if self.confusion is not None else None,
+            **({"calibration": self.calibration.to_dict()} if self.calibration is not None else {}),
+            **({"by": {self.by: self._by_dict()}} if self.parts else {}),
             "published": [dict(zip(head, row, strict=True)) for row in rows],
             "notes": self.notes,
             "config": self.config,
@@ -126,7 +134,8 @@ class Summary:
 
     def page(self) -> Page:
         """The page."""
-        page = Page(self.title, self._subtitle())
+        key = self.protocol.get("protocol")
+        page = Page(f"{key}{self.stamp}" if key else self.title, f"{self._model}{self._subtitle()}")
         first = next(iter(self.pooled))
         page.tiles(
             (
@@ -140,10 +149,10 @@ class Summary:
         )
         for note in self.notes:
             page.note(note)
-        page.heading("Totals").table(*self._totals(), caption=_RULES)
         head, rows = self.published
         if rows:
             page.heading("Published").table(head, rows, "As the card of the model states them; none was measured here.")
+        page.heading("Totals").table(*self._totals(), caption=_RULES)
         page.heading("Folds").table(*self._folds())
         if self.scores is not None and self.confusion is not None:
             s = self.scores
@@ -160,8 +169,12 @@ class Summary:
             )
             page.heading("Confusion matrix").figure(
                 charts.confusion(self.confusion.tolist(), self.labels),
-                "Rows are the truth. Large: percent of the row; small: clips, of all folds and seeds.",
+                f"{matrix_words(self.labels)} All folds and seeds.",
             )
+        if self.calibration is not None:
+            show_calibration(page, self.calibration)
+        if self.parts:
+            page.heading(f"By {self.by}").table(*self._by())
         page.heading("How this was measured").facts(self.protocol)
         page.details("Recipe of the first fold", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         return page
@@ -172,6 +185,10 @@ class Summary:
         if self.scores is not None:
             recall = zip(self.labels, self.scores.recall, strict=True)
             lines += ["", "recall: " + ", ".join(f"{n} {_shown('recall', r)}" for n, r in recall) + self.stamp]
+        if self.calibration is not None:
+            lines += ["", f"{self.calibration}{self.stamp}"]
+        if self.parts:
+            lines += ["", *_aligned(*self._by(), self.stamp)]
         lines += ["", *("published: " + ", ".join(row[1:2] + row[2:]) for row in self.published[1])]
         return "\n".join([*lines, "", *(f"note: {note}" for note in self.notes)]).rstrip()
 
@@ -211,6 +228,28 @@ class Summary:
             for f in self.folds
         ]
 
+    @property
+    def _model(self) -> str:
+        """Name of the model, where the protocol stands in the place of the title."""
+        return f"{self.config.get('model', 'the model')}: " if self.protocol.get("protocol") else ""
+
+    def _by(self) -> tuple[list[str], list[list[str]]]:
+        several = len(self.parts) > 1
+        names = [name for name in self.over_seeds if name in _BY] or list(self.over_seeds)
+        head = [self.by, *(["seed"] if several else []), "clips", "groups", *map(_word, names), "without clips of"]
+        rows = []
+        for seed, parts in self.parts.items():
+            for p in parts:
+                groups = "–" if p.groups is None else str(p.groups)
+                found = {name: p.intervals[name] for name in names}
+                shown = [f"{_shown(n, e.value)} ({_shown(n, e.low)} … {_shown(n, e.high)})" for n, e in found.items()]
+                cells = [p.name, *([str(seed)] if several else []), str(p.clips), groups, *shown]
+                rows.append([*cells, ", ".join(p.absent) or "–"])
+        return head, rows
+
+    def _by_dict(self) -> dict[str, Any]:
+        return {str(seed): {part.name: asdict(part) for part in parts} for seed, parts in self.parts.items()}
+
     def _csv(self) -> str:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
@@ -226,6 +265,7 @@ _RULES = (
     "Pooled: one figure of the predictions of all folds together. Mean ± sd: over the folds' own figures (sd over "
     "their number less one). Weighted: their mean by clips. Published totals follow one or another of these."
 )
+_BY = ("uar", "war", "ccc", "mae")  # of parts, the figures that are shown
 _COMMON = (
     "protocol",
     "weights",
@@ -241,11 +281,14 @@ _COMMON = (
 )
 
 
-def summarise(folds: Sequence[Fold]) -> Summary:
+def summarise(folds: Sequence[Fold], by: str = "") -> Summary:
     """The summary of evaluations of one model on the folds of one corpus.
 
+    Args:
+        by: a column of the list, as `sex`, or `group`; figures are also given for the clips of each of its values.
+
     Raises:
-        UserError: they predict different things.
+        UserError: they predict different things, or the predictions have no such column.
     """
     first = folds[0].found
     for fold in folds[1:]:
@@ -257,8 +300,10 @@ def summarise(folds: Sequence[Fold]) -> Summary:
                 )
     seeds = list(dict.fromkeys(fold.seed for fold in folds))
     of_seed = {seed: [fold for fold in folds if fold.seed == seed] for seed in seeds}
-    pooled = {seed: _pooled(part) for seed, part in of_seed.items()}
-    names = [name for name in first["numbers"] if name in pooled[seeds[0]]]
+    rows = {seed: [row for fold in part for row in fold.rows] for seed, part in of_seed.items()}
+    everything = [row for part in rows.values() for row in part]
+    pooled = {seed: pooled_of(part, first) for seed, part in rows.items()}
+    names = [name for name in folds[0].figures if name in pooled[seeds[0]]]
     if not names:
         raise UserError(
             f"{', '.join(first['numbers'])}: these figures of folds cannot be pooled; read them fold by fold"
@@ -269,7 +314,7 @@ def summarise(folds: Sequence[Fold]) -> Summary:
     }
     labels, matrix = tuple(first.get("labels", ())), None
     if labels:
-        truth, guess = _classes(folds)
+        truth, guess = classes_of(everything, labels)
         matrix = confusion_matrix(truth, guess, len(labels))
     protocols = [fold.found["protocol"] for fold in folds]
     protocol = {
@@ -278,12 +323,13 @@ def summarise(folds: Sequence[Fold]) -> Summary:
     }  # fmt: skip
     if "selection" not in protocol:  # each fold has its own epoch
         protocol["selection"] = "; ".join(f"fold {f.name}: {f.found['protocol'].get('selection')}" for f in folds)
-    unit = "clip-level (groups unknown)" if _groups(folds) is None else f"{len(set(_groups(folds) or ()))} groups"
+    groups = groups_of(everything)
+    unit = "clip-level (groups unknown)" if groups is None else f"{len(set(groups))} groups"
     protocol["intervals"] = f"95 %, bootstrap over the pooled predictions, {unit}"
     model = first["config"].get("model", "the model")
     told = [*dict.fromkeys(note for fold in folds for note in _notes(fold.found))]
     per_seed = {
-        seed: sorted(f"{f.found['protocol'].get('data')}{row['key']}" for f in part for row in f.found["predictions"])
+        seed: sorted(f"{f.found['protocol'].get('data')}{row['key']}" for f in part for row in f.rows)
         for seed, part in of_seed.items()
     }
     if any(len(set(keys)) < len(keys) for keys in per_seed.values()):
@@ -300,36 +346,15 @@ def summarise(folds: Sequence[Fold]) -> Summary:
         labels=labels,
         confusion=matrix,
         scores=scores(matrix) if matrix is not None else None,
+        calibration=pooled_calibration([f.found["calibration"] for f in folds])
+        if all("calibration" in f.found for f in folds)
+        else None,
+        by=by,
+        parts={seed: parts_of(part, by, first) for seed, part in rows.items()} if by else {},
         protocol=protocol,
         notes=told,
         config=dict(first["config"]),
     )
-
-
-def _pooled(folds: Sequence[Fold]) -> dict[str, Estimate]:
-    """Figures of the predictions of several folds together."""
-    groups = _groups(folds)
-    if folds[0].found.get("labels"):
-        truth, guess = _classes(folds)
-        return bootstrap(truth, guess, groups, len(folds[0].found["labels"]))
-    rows = [row for fold in folds for row in fold.found["predictions"]]
-    values, found = (np.array([list(row[side].values()) for row in rows], float) for side in ("truth", "prediction"))
-    if folds[0].found["config"].get("task", {}).get("kind") == "multi":
-        return multilabel(values > 0.5, found > 0.5, groups).intervals
-    return bootstrap_regression(values, found, groups)
-
-
-def _classes(folds: Sequence[Fold]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Truth and prediction as class numbers (N,)."""
-    number = {label: n for n, label in enumerate(folds[0].found["labels"])}
-    rows = [row for fold in folds for row in fold.found["predictions"]]
-    truth, guess = (np.array([number[row[side]] for row in rows], np.int64) for side in ("truth", "prediction"))
-    return truth, guess
-
-
-def _groups(folds: Sequence[Fold]) -> list[str] | None:
-    groups = [row["group"] for fold in folds for row in fold.found["predictions"]]
-    return None if any(group is None for group in groups) else groups
 
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
@@ -338,7 +363,7 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
 
 
 def _word(name: str) -> str:
-    return HEADLINES.get(name, name.upper().replace("_", " "))
+    return {**HEADLINES, "mer_multi": "MER-MULTI"}.get(name, name.upper().replace("_", " "))
 
 
 def _shown(name: str, value: float | None) -> str:

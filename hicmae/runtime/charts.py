@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 __all__ = ["bars", "confusion", "curves", "histogram", "tally", "waveform"]
 
+WORDY = 14
+"""Classes up to which a confusion matrix shows its numbers."""
 INKS = ("var(--accent)", "#c2571a", "#2e8b64", "#8a4fb0", "#b03a5b", "#7a7a1f")
 
 
@@ -16,8 +18,9 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
 
     Above 14 classes only the colours are drawn; every cell says its numbers when pointed at.
     """
+    full, names = names, [_short(name, 28) for name in names]
     k = len(names)
-    wordy = k <= 14
+    wordy = k <= WORDY
     size = 58 if k <= 8 else 44 if wordy else max(10, 560 // k)
     left = _width(names) + 30
     long = _width(names)
@@ -31,7 +34,7 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
         for j, count in enumerate(row):
             share = count / total if total else 0.0
             x = left + j * size
-            what = f"{names[i]} taken for {names[j]}: {count} of {total} ({100 * share:.1f} %)"
+            what = f"{full[i]} taken for {full[j]}: {count} of {total} ({100 * share:.1f} %)"
             ring = ' stroke="var(--ink)" stroke-opacity=".55"' if i == j else ' stroke="var(--line)"'
             parts.append(
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{size - 2}" height="{size - 2}" rx="3" '
@@ -68,6 +71,7 @@ def bars(
     label: str = "bars",
 ) -> str:
     """Horizontal bars of shares in [0, 1], one per name; None is drawn as `–`, `reference` as a dashed line."""
+    full, names = names, [_short(name, 28) for name in names]
     left, width, step = _width(names) + 14, 360, 30
     room = max([_width(notes or [""]), 20])
     bottom = 14 + step * len(names)
@@ -83,7 +87,7 @@ def bars(
         end = left
         if value is not None:
             end = left + max(0.0, min(1.0, value)) * width
-            what = html.escape(f"{name}: {100 * value:.1f} %")
+            what = html.escape(f"{full[i]}: {100 * value:.1f} %")
             parts.append(
                 f'<rect x="{left}" y="{y}" width="{max(1.0, end - left):.1f}" height="20" rx="3" fill="var(--accent)" '
                 f'fill-opacity=".82"><title>{what}</title></rect>'

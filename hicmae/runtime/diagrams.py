@@ -14,9 +14,9 @@ def reliability(bins: Sequence[tuple[float, float, int, float, float]]) -> tuple
     """A reliability diagram and the histogram of confidence below it, as two drawings of one width.
 
     Each of `bins` is (low, high, count, mean confidence, share that is right). In the first, a bar is as high as that
-    share, its gap to the diagonal is hatched in another colour; the second draws how many there are.
+    share, its gap to the diagonal is filled in another colour; the second draws how many there are.
     """
-    left, top, side, low_side = 46, 12, 300, 150
+    left, top, side, head, low_side = 46, 12, 300, 40, 150
     right, bottom = left + side, top + side
     total = max(1, sum(count for _, _, count, _, _ in bins))
     parts: list[str] = []
@@ -25,12 +25,12 @@ def reliability(bins: Sequence[tuple[float, float, int, float, float]]) -> tuple
         x, y, word = left + share * side, bottom - share * side, f"{100 * share:.0f}"
         parts.append(f'<line class="line" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_word(left - 8, y + 4, word, "end", ink=' class="soft"', size=11))
-        for where, base in ((parts, bottom), (counted, top + low_side)):
+        for where, base in ((parts, bottom), (counted, head + low_side)):
             where.append(_word(x, base + 16, word, "middle", ink=' class="soft"', size=11))
     most = max(count for _, _, count, _, _ in bins)
     scale = [tick for tick in _ticks(0, max(1, most), 4) if tick == int(tick)]
     for tick in scale:
-        y = top + low_side * (1 - tick / scale[-1])
+        y = head + low_side * (1 - tick / scale[-1])
         counted.append(f'<line class="line" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         counted.append(_word(left - 8, y + 4, f"{tick:.0f}", "end", ink=' class="soft"', size=11))
 
@@ -53,36 +53,27 @@ def reliability(bins: Sequence[tuple[float, float, int, float, float]]) -> tuple
         accent, warn = 'fill="var(--accent)" fill-opacity=".82"', 'fill="var(--warn)" fill-opacity=".28"'
         parts.append(bar(x, wide, share * side, 0, bottom, accent, what))
         parts.append(bar(x, wide, gap[1] * side, gap[0] * side, bottom, f'{warn} stroke="var(--warn)"', what))
-        counted.append(bar(x, wide, low_side * count / scale[-1], 0, top + low_side, accent, what))
+        counted.append(bar(x, wide, low_side * count / scale[-1], 0, head + low_side, accent, what))
     parts.append(
         f'<line x1="{left}" x2="{right}" y1="{bottom}" y2="{top}" stroke="var(--soft)" stroke-dasharray="4 3"/>'
     )
-    halo = "paint-order:stroke;stroke:var(--card);stroke-width:4px"
     for n, (word, place) in enumerate((("sure", 3), ("right", 4))):
         mean = sum(part[2] * part[place] for part in bins) / total
         x, ink = left + mean * side, ("var(--warn)", "var(--ink)")[n]
         counted.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + low_side}" stroke="{ink}" stroke-width="1.5" '
-            'stroke-dasharray="4 3"/>'
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{14 + 16 * n}" y2="{head + low_side}" stroke="{ink}" '
+            'stroke-width="1.5" stroke-dasharray="4 3"/>'
         )
-        ends = x > left + side / 2
-        text = f"{word} {100 * mean:.1f} %"
-        counted.append(
-            _word(
-                x + (-5 if ends else 5),
-                top + 12 + 15 * n,
-                text,
-                "end" if ends else "start",
-                ink=f' style="fill:{ink};{halo}"',
-                size=11,
-            )
-        )
-    for where, base in ((parts, bottom), (counted, top + low_side)):
+        far = x > left + side / 2
+        text, anchor = f"{word} {100 * mean:.1f} %", "end" if far else "start"
+        ink = f' style="fill:{ink}"'
+        counted.append(_word(x + (-5 if far else 5), 14 + 16 * n, text, anchor, ink=ink, size=11))
+    for where, base in ((parts, bottom), (counted, head + low_side)):
         where.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{base}" y2="{base}"/>')
         where.append(_word(left + side / 2, base + 34, "confidence, percent", "middle", ink=' class="soft"', size=11))
     return (
         _svg(right + 16, bottom + 42, parts, "reliability diagram"),
-        _svg(right + 16, top + low_side + 42, counted, "histogram of confidence"),
+        _svg(right + 16, head + low_side + 42, counted, "histogram of confidence"),
     )
 
 

@@ -120,7 +120,9 @@ class Page:
         kinds = [' class="n"' if rows and all(_numeric(row[i]) for row in rows) else "" for i in range(len(head))]
 
         def line(cells: Sequence[Any], tag: str) -> str:
-            inner = (f"<{tag}{kind}>{_text(_shown(c))}</{tag}>" for c, kind in zip(cells, kinds, strict=True))
+            inner = (
+                f"<{tag}{kind}>{_breakable(_text(_shown(c)))}</{tag}>" for c, kind in zip(cells, kinds, strict=True)
+            )
             return f"<tr>{''.join(inner)}</tr>"
 
         words = f"<caption>{_text(caption)}</caption>" if caption else ""
@@ -193,6 +195,11 @@ def write_file(path: Path, content: str | bytes) -> Path:
 
 def _text(text: str) -> str:
     return html.escape(str(text))
+
+
+def _breakable(text: str) -> str:
+    """Long names, as paths, may be broken after a slash or an underscore."""
+    return re.sub(r"([/_])(?=[^<>]{6})", r"\1<wbr>", text) if len(text) > 32 else text
 
 
 def _shown(value: Any) -> str:

@@ -21,7 +21,7 @@ HOSTILE = '<script>alert("&")</script>'
 class Reader(HTMLParser):
     """Collects tags, their attributes and text; complains about tags closed in the wrong order."""
 
-    void = frozenset({"meta", "img"})
+    void = frozenset({"meta", "img", "wbr"})
 
     def __init__(self) -> None:
         super().__init__()
