@@ -112,6 +112,7 @@ def attraction(complete: Tensor, incomplete: Tensor, predicted: Tensor, predicte
 
 
 def restoration(wanted: Tensor, made: Tensor, gone: Tensor) -> Tensor:
-    """Smooth L1 between tokens (B, slots, N, D), over the slots that are `gone`, bool (B, slots); 0 if none is."""
+    """Smooth L1 between tokens (B, slots, N, D), over each clip's slots that are `gone`, bool (B, slots), 0 for a clip
+    without; the mean over clips, which is the same however they are shared among processes."""
     error = F.smooth_l1_loss(made, wanted.to(made.dtype), reduction="none").mean((2, 3))  # (B, slots)
-    return (error * gone).sum() / gone.sum().clamp_min(1)
+    return ((error * gone).sum(1) / gone.sum(1).clamp_min(1)).mean()
