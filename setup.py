@@ -35,7 +35,9 @@ EXTRAS = {
     "remote": ["s3fs>=2024.2", "fsspec>=2024.2"],
     "report": ["scikit-learn>=1.4"],
     "face": ["mtcnn==1.0.0"],
+    "lora": ["peft>=0.15,<1"],
     "dev": [
+        "peft>=0.15,<1",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "hypothesis>=6.100",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from hicmae.datasets.fbank import SoundAugmentConfig, SoundConfig
 from hicmae.datasets.transforms import AugmentConfig
+from hicmae.finetune.adapt import AdaptConfig
 from hicmae.finetune.missing import MissingConfig
 from hicmae.runtime.loop import LoopConfig
 from hicmae.runtime.optim import OptimConfig
@@ -21,6 +22,7 @@ FIXED = {
     "keep_temporal": "is task.per_frame",
     "frames": "is data.frames",
     "size": "is data.size",
+    "readout": "is adapt.kind",
 }
 _LABELLED = ("single", "joint")
 
@@ -194,6 +196,8 @@ class FinetuneConfig:
     where they are not set here."""
     sound_augment: SoundAugmentConfig = SoundAugmentConfig()
     """Augmentation of sound, in training only."""
+    adapt: AdaptConfig = AdaptConfig()
+    """What of the model learns."""
     missing: MissingConfig = MissingConfig()
     """What training clips lose; after mixing, where both are used."""
     optim: OptimConfig = OptimConfig(
@@ -230,6 +234,8 @@ class FinetuneConfig:
         for name, reason in FIXED.items():
             if self.args.get(name):
                 raise ValueError(f"args.{name} cannot be set for fine-tuning: it {reason}")
+        if self.adapt.adversary and self.missing.views:
+            raise ValueError("adapt.adversary and missing.attract, missing.restore do not go together: choose one")
         if not 0 < self.val_share < 1:
             raise ValueError(f"val_share must lie in (0, 1), not {self.val_share}")
         if self.val_every < 1:

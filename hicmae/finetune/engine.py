@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from hicmae import configs
 from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import Stream
 from hicmae.datasets.sampling import train_view
+from hicmae.finetune.adapt import adapt, told
+from hicmae.finetune.adversary import against, speakers
 from hicmae.finetune.clips import from_clips
 from hicmae.finetune.config import FinetuneConfig
-from hicmae.finetune.evaluation import check_labelled, headline, open_test, report_on, write_report
+from hicmae.finetune.evaluation import check_labelled, headline, load_classifier, open_test, report_on, write_report
 from hicmae.finetune.inputs import Inputs, mixed, sound_of
 from hicmae.finetune.measured import stamp_of
 from hicmae.finetune.outputs import Outputs
@@ -37,7 +40,7 @@ from hicmae.runtime.optim import parameter_groups
 __all__ = ["build_model", "run"]
 
 # what the fine-tuning form decides for itself, whatever the checkpoint says
-OWN = frozenset({"drop_path", "frames", "init_scale", "keep_temporal", "num_classes", "size"})
+OWN = frozenset({"drop_path", "frames", "init_scale", "keep_temporal", "num_classes", "readout", "size"})
 
 
 def run(config: FinetuneConfig, *, show: bool = True) -> Path:
@@ -77,26 +80,28 @@ def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, L
                 **config.args,
                 "num_classes": len(labels),
                 "keep_temporal": config.task.per_frame,
+                "readout": config.adapt.readout,
             },
         )
     except (TypeError, ValueError) as error:
         raise configs.ConfigError(f"args: {error}") from None
     if file is None:
-        return model, None
-    fresh = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("head.")}
+        return adapt(model, config.adapt), None
+    own = ("head.", "standard.")
+    fresh = {name: value.clone() for name, value in model.state_dict().items() if name.startswith(own)}
     loaded = load_checkpoint(model, file)
     free = OWN | {"audio_frames", "mels", "layers"}  # any length can be heard, and any layers read
     contradicted = {key: pair for key, pair in loaded.differences.items() if key in config.args and key not in free}
     if contradicted:
         told = ", ".join(f"args.{key} is {mine!r}, {file} has {its!r}" for key, (its, mine) in contradicted.items())
         raise configs.ConfigError(f"{told}; leave the key out to take the checkpoint's")
-    other = Outputs.of(stored) != Outputs.for_task(config.task, labels) or "layers" in loaded.differences
-    if other and any(name in fresh for name in loaded.loaded):
+    other = Outputs.of(stored) != Outputs.for_task(config.task, labels)
+    if (other or {"layers", "readout"} & loaded.differences.keys()) and any(name in fresh for name in loaded.loaded):
         model.load_state_dict(fresh, strict=False)
         loaded.loaded = [name for name in loaded.loaded if name not in fresh]
         loaded.new += list(fresh)
         loaded.left_over += list(fresh)
-    return model, loaded
+    return adapt(model, config.adapt), loaded
 
 
 def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
@@ -118,11 +123,12 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     model, loaded = build_model(config, labels)
     inputs = Inputs.of(model)
     config.missing.check(inputs, model.name)
-    trained = TwoViews(model, config.missing) if config.missing.views else model
+    trained: nn.Module = TwoViews(model, config.missing) if config.missing.views else model
     whole, train = len(train), _heard(config, train, inputs, model.name)
     counts = _check_classes(config, train) if config.task.labelled else []
     sound = sound_of(model, config.sound)
-    stream = _stream(config, train, place, inputs, sound)
+    known = speakers(train, config.adapt.adversary) if config.adapt.adversary else None
+    stream = _stream(config, train, place, inputs, sound, known)
     place.wait()
     if place.first:
         configs.keep_recipe(config, out)
@@ -133,9 +139,9 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
             say(f"{whole - len(train):,} of {whole:,} training clips cannot be heard: left out")
         size = sum(parameter.numel() for parameter in model.parameters())
         say(
-            f"{config.model}: {size:,} parameters; {len(train):,} clips{share} of {_told_outputs(config, labels)}, "
-            f"{stream.steps_per_epoch} steps per epoch, {config.loop.epochs} epochs on {place.world} x "
-            f"{place.device.type}; run folder {out}"
+            f"{config.model}: {size:,} parameters{told(model, config.adapt, loaded is None)}; {len(train):,} clips"
+            f"{share} of {_told_outputs(config, labels)}, {stream.steps_per_epoch} steps per epoch, "
+            f"{config.loop.epochs} epochs on {place.world} x {place.device.type}; run folder {out}"
         )
     meta = _meta(config, model, train, labels, sound)
     chooser = None
@@ -143,10 +149,13 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
         chooser = Chooser(out=out, index=judge, place=place, meta=meta, unit=unit, config=config, stream=stream)
         if show:
             say(f"the epoch is chosen on {unit}")
+    task = task_of(config, inputs, counts)
+    if known is not None:
+        trained, task = against(model, task, config.adapt, int(known.max()) + 1, config.loop.epochs)
     torch.manual_seed(config.seed + place.rank)  # drop path drawn anew in each process
     last = fit(
         trained,
-        task_of(config, inputs, counts),
+        task,
         stream,
         groups=parameter_groups(
             trained,
@@ -166,16 +175,15 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     if test is not None:
         plain = chooser.file if chooser is not None else weights_file(last)
         for file in [plain, weights_file(last, ema=True)] if config.loop.ema else [plain]:
-            _measure(model, file, test, out, place, show)
+            _measure(file, test, out, place, show)
     elif show:
         say(f"no data.test to measure it on; hicmae evaluate {out} --data DIR does that")
     return last
 
 
-def _measure(model: Model, file: Path, test: Index, out: Path, place: Place, show: bool) -> None:
+def _measure(file: Path, test: Index, out: Path, place: Place, show: bool) -> None:
     """Write the report on a checkpoint's weights into the run folder."""
-    weights, meta = read_weights(file)
-    model.load_state_dict(weights)
+    model, meta = load_classifier(file)
     report = report_on(model.to(place.device), meta, test, place, details=True, show=show)
     if place.first:
         ema = bool(meta.get("ema"))
@@ -276,7 +284,14 @@ def _open_test(config: FinetuneConfig, folders: Sequence[str], labels: Sequence[
     return open_test(folders, labels, "the training data", config.task)
 
 
-def _stream(config: FinetuneConfig, train: Index, place: Place, inputs: Inputs, sound: SoundConfig | None) -> Stream:
+def _stream(
+    config: FinetuneConfig,
+    train: Index,
+    place: Place,
+    inputs: Inputs,
+    sound: SoundConfig | None,
+    known: Tensor | None,
+) -> Stream:
     data, loop, task = config.data, config.loop, config.task
     view = train_view(
         *(data.frames, data.stride, data.size, config.augment, sound, config.sound_augment),
@@ -285,6 +300,8 @@ def _stream(config: FinetuneConfig, train: Index, place: Place, inputs: Inputs, 
     )
     if task.columns:
         view = Targeted(view, read_targets(train, task))
+    if known is not None:
+        view = Targeted(view, known, "speaker")
     try:
         return Stream(
             dataclasses.replace(train, corpus=train.labels) if task.balanced else train,
@@ -327,6 +344,7 @@ def _meta(
         "task": configs.as_dict(config.task),
         "preprocessing": preprocessing,
         "config": configs.as_dict(config),
+        **({"lora": {"alpha": config.adapt.alpha}} if config.adapt.kind == "lora" else {}),
     }
 
 

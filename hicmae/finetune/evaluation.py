@@ -28,12 +28,13 @@ from hicmae.finetune.regroup import merged, with_parts
 from hicmae.finetune.report import Report
 from hicmae.finetune.targets import read_targets
 from hicmae.finetune.values import WORDS, ValueReport
+from hicmae.models.adapters import plain_weights
 from hicmae.models.factory import create_model
 from hicmae.runtime.checkpoint import CHOSEN, CheckpointError, read_weights, weights_file
 from hicmae.runtime.dist import Place, process_group
 from hicmae.runtime.log import say
 
-__all__ = ["check_labelled", "evaluate", "headline", "open_test", "report_on", "write_report"]
+__all__ = ["check_labelled", "evaluate", "headline", "load_classifier", "open_test", "report_on", "write_report"]
 
 CLASSIFIER = TaskConfig()
 Predict = Callable[..., tuple[NDArray[np.int64], NDArray[np.float64], list[tuple[str, str]]]]
@@ -78,7 +79,7 @@ def evaluate(
     """
     with process_group(device) as place:
         file = weights_file(source, ema=ema)
-        model, meta = _load(file)
+        model, meta = load_classifier(file)
         config = meta.get("config", {})
         folders = [str(folder) for folder in data] if data else list(config.get("data", {}).get("test", ()))
         if not folders:
@@ -318,7 +319,7 @@ def _sound_notes(inputs: Inputs, unheard: int, silent: int) -> list[str]:
     return notes
 
 
-def _load(file: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_classifier(file: Path) -> tuple[nn.Module, dict[str, Any]]:
     """A fine-tuned model and what its file says of itself."""
     state, meta = read_weights(file)
     if meta.get("stage") == "pretrain":
@@ -327,7 +328,7 @@ def _load(file: Path) -> tuple[nn.Module, dict[str, Any]]:
     if missing:
         raise CheckpointError(f"{file} does not say its {', '.join(missing)}; name a run that `hicmae finetune` wrote")
     model = create_model(meta["name"], stage="finetune", **meta["args"])
-    model.load_state_dict(state)
+    model.load_state_dict(plain_weights(state, meta))
     return model, meta
 
 

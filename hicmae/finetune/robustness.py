@@ -20,7 +20,7 @@ from hicmae.configs.errors import ConfigError, UserError
 from hicmae.datasets.index import Index
 from hicmae.finetune.config import TaskConfig
 from hicmae.finetune.disturbances import KINDS, Disturbed, Kind, Voices, level_word, losing
-from hicmae.finetune.evaluation import DRAWS, _load, _run_folder, open_test, report_on
+from hicmae.finetune.evaluation import DRAWS, _run_folder, load_classifier, open_test, report_on
 from hicmae.finetune.inputs import Inputs
 from hicmae.finetune.outputs import Outputs
 from hicmae.finetune.predictions import predict_index
@@ -144,7 +144,7 @@ def curves(
     with process_group(device) as place:
         named = _named([source, *against])
         files = {name: weights_file(path, ema=ema) for name, path in named.items()}
-        loaded = {name: _load(file) for name, file in files.items()}
+        loaded = {name: load_classifier(file) for name, file in files.items()}
         config = next(iter(loaded.values()))[1].get("config", {})
         folders = [str(folder) for folder in data or config.get("data", {}).get("test", ())]
         if not folders:

@@ -46,14 +46,15 @@ def read_targets(index: Index, task: TaskConfig) -> Tensor:
 
 @dataclass(frozen=True)
 class Targeted:
-    """A view that gives the sample's row of `table` (N, K), too, as `target` (K,)."""
+    """A view that gives the sample's row of `table` (N, K), too, as `name` (K,)."""
 
     view: View
     table: Tensor
+    name: str = "target"
 
     def __call__(self, sample: Any, generator: torch.Generator) -> dict[str, Any]:
-        """As the view, and `target`."""
-        return {**self.view(sample, generator), "target": self.table[sample.number]}
+        """As the view, and `name`."""
+        return {**self.view(sample, generator), self.name: self.table[sample.number]}
 
 
 def _column(index: Index, name: str) -> np.ndarray:

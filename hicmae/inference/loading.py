@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from hicmae.configs.errors import UserError
+from hicmae.models.adapters import plain_weights
 from hicmae.models.base import Model
 from hicmae.models.factory import create_model
 from hicmae.runtime.checkpoint import CheckpointError, read_weights, weights_file
@@ -52,7 +53,7 @@ def load_model(
         raise UserError(_other_stage(source, stage))
     try:
         model = create_model(meta["name"], stage=meta["stage"], **meta["args"])
-        model.load_state_dict(state)
+        model.load_state_dict(plain_weights(state, meta))
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file}: does not fit this version's {meta['name']} ({_first(error)})") from None
     return Loaded(model.to(_device(device)).eval(), {**meta, "file": str(file)})

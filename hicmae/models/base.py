@@ -31,8 +31,17 @@ class Model(nn.Module):
     """Window in patches in which a video mask must hide equally many; None: the whole frame."""
     audio_mask_windows: tuple[int, int] | None = None
     """The same for the filter bank."""
+    frozen: tuple[str, ...] = ()
+    """Parts that stay in evaluation mode: without gradient, they are to do in training what they do afterwards."""
     num_layers: int = 0
     """Layers L of layer-wise learning-rate decay: the rate of layer i is scaled by decay ** (L + 1 - i)."""
+
+    def train(self, mode: bool = True) -> Model:
+        """As every module, but for the `frozen` parts."""
+        super().train(mode)
+        for part in self.frozen:
+            self.get_submodule(part).eval()
+        return self
 
     def describe(self, modality: str, encoder: nn.Module) -> None:
         """Publish the grid of `encoder` as that of `modality`."""

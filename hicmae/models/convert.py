@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hicmae.models.adapters import plain_weights
 from hicmae.models.base import Model
 from hicmae.models.lgi import LGI, region_grid
 from hicmae.models.mae import MaskedAutoencoder
@@ -29,7 +30,7 @@ from hicmae.runtime.log import UserError
 __all__ = ["LoadReport", "from_published", "load_checkpoint", "read_published", "to_published"]
 
 _FLAT = ("patch_embed.", "blocks.", "lg_region_tokens", "temporal_downsamples.", "spatial_downsamples.", "norm.")
-_HEAD = ("head.", "fc_norm.")
+_HEAD = ("head.", "fc_norm.", "standard.")
 _TOWERS = ("encoder.", "encoder_audio.", "encoder_fusion.", "decoder.", "decoder_audio.")
 
 
@@ -129,6 +130,7 @@ def load_checkpoint(model: Model, path: str | Path, strict_head: bool = False) -
         raise FileNotFoundError(f"{path}: no such weights file")
     ours = path.suffix == ".safetensors"
     state, meta = read_weights(path) if ours else read_published(path)
+    state = plain_weights(state, meta)
     state = from_published(state)
     args = meta.get("args", {}) if ours else _published_args(meta)
     differences = _check_switches(path, model, state, args)

@@ -12,8 +12,9 @@ from hicmae.models.base import Model
 from hicmae.models.blocks import LayerNorm
 from hicmae.models.encoder import Encoded
 from hicmae.models.fusion import Fusion
-from hicmae.models.heads import Layers, check_layers, pool, weighted
+from hicmae.models.heads import Layers, check_layers, weighted
 from hicmae.models.mae import SUFFIX
+from hicmae.models.readout import AttentivePool, Readout, Standardise, check_readout, pool
 
 __all__ = ["OneTower", "TowerFeatures"]
 
@@ -27,6 +28,7 @@ class TowerFeatures(Model):
         num_classes: outputs; 0 gives the concatenated, normed features.
         layers: `"weighted"` as published, hierarchical feature fusion: the head sees 2C features per tower of width C,
             the layer-weighted and the last (fused) ones; `"last"`: the last ones alone, C per tower.
+        readout: as for `Classifier`; `"attentive"` has one query per tower, which reads its last (fused) tokens.
         keep_temporal: one output per video frame (per filter-bank frame without video).
         init_scale: scales the fresh head; None keeps PyTorch's initialisation, as published.
     """
@@ -37,6 +39,7 @@ class TowerFeatures(Model):
         fusion: Fusion | None,
         num_classes: int,
         layers: Layers,
+        readout: Readout,
         keep_temporal: bool,
         init_scale: float | None,
     ) -> None:
@@ -58,7 +61,12 @@ class TowerFeatures(Model):
             self.encoder_fusion = fusion
             fusion.init_weights()
         widths = sum(tower.dim for tower in towers.values())
-        self._add_head(2 * widths if layers == "weighted" else widths, init_scale)
+        if check_readout(readout):
+            self.readout = nn.ModuleDict({m: AttentivePool(tower.dim, tower.heads) for m, tower in towers.items()})
+        self.attentive = readout == "attentive"
+        width = 2 * widths if layers == "weighted" else widths
+        self._add_head(width, init_scale)
+        self.standard = Standardise(width) if readout == "standard" else nn.Identity()
 
     def _add_head(self, width: int, init_scale: float | None) -> None:
         self.fc_norm = LayerNorm(width)
@@ -77,10 +85,14 @@ class TowerFeatures(Model):
         tower = self.tower(modality)
         return tower(x, None, range(tower.depth if self.layers == "weighted" else 0))
 
-    def pooled(self, modality: str, tokens: Tensor) -> Tensor:
+    def pooled(self, modality: str, tokens: Tensor, reduce: nn.Module | None = None) -> Tensor:
         """Token mean, (B, N, D) -> (B, D), or (B, T, D) with `keep_temporal`."""
         slots = self.tower(modality).slots
-        return pool(tokens, tokens.shape[1] if slots is None else min(slots, tokens.shape[1]), self.frames)
+        return pool(tokens, tokens.shape[1] if slots is None else min(slots, tokens.shape[1]), self.frames, reduce)
+
+    def read(self, modality: str, tokens: Tensor) -> Tensor:
+        """What the head sees of a tower's last tokens, (B, N, D) -> (B, D), or (B, T, D) with `keep_temporal`."""
+        return self.pooled(modality, tokens, self.readout[modality] if self.attentive else None)
 
     def weighted(self, modality: str, levels: Sequence[Tensor]) -> Tensor:
         """Token means of all levels, weighted by the learnt layer weights; each (B, N, D) -> (B, D) or (B, T, D)."""
@@ -115,17 +127,18 @@ class OneTower(TowerFeatures):
         *,
         num_classes: int = 6,
         layers: Layers = "weighted",
+        readout: Readout = "mean",
         keep_temporal: bool = False,
         init_scale: float | None = None,
     ) -> None:
-        super().__init__(towers, None, num_classes, layers, keep_temporal, init_scale)
+        super().__init__(towers, None, num_classes, layers, readout, keep_temporal, init_scale)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, ...) -> (B, 2D) or (B, T, 2D), normed; D where `layers` is last."""
         (modality,) = self.modalities
         encoded = self.encode(modality, x)  # tokens and levels (B, N, D)
         parts = [self.weighted(modality, encoded.levels)] if self.layers == "weighted" else []
-        return self.fc_norm(torch.cat([*parts, self.pooled(modality, encoded.tokens)], dim=-1))
+        return self.standard(self.fc_norm(torch.cat([*parts, self.read(modality, encoded.tokens)], dim=-1)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) -> (B, classes) or (B, T, classes)."""

@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hicmae.models.base import Model
 from hicmae.models.blocks import LayerNorm, init_weights
 from hicmae.models.encoder import Encoder
+from hicmae.models.readout import AttentivePool, Readout, Standardise, check_readout, pool
 
-__all__ = ["Classifier", "Layers", "check_layers", "pool", "weighted"]
+__all__ = ["Classifier", "Layers", "check_layers", "weighted"]
 
 Layers = Literal["last", "weighted"]
 
@@ -30,17 +30,6 @@ def weighted(means: Sequence[Tensor], weights: Tensor) -> Tensor:
     return (torch.stack(list(means), dim=-1) * weights.softmax(dim=0).to(means[0].dtype)).sum(dim=-1)
 
 
-def pool(tokens: Tensor, slots: int, frames: int | None = None) -> Tensor:
-    """Mean over tokens, (B, N, D) -> (B, D); with `frames`, over each time slot, then linear to (B, frames, D).
-
-    Time is the slowest axis of the N tokens, in `slots` steps.
-    """
-    if frames is None:
-        return tokens.mean(dim=1)
-    steps = tokens.unflatten(1, (slots, -1)).mean(dim=2)  # (B, slots, D)
-    return F.interpolate(steps.transpose(1, 2), size=frames, mode="linear").transpose(1, 2)
-
-
 class Classifier(Model):
     """An encoder with a linear head over its pooled tokens (MAE-DFER, SVFAP, VideoMAE).
 
@@ -48,6 +37,8 @@ class Classifier(Model):
         encoder: a plain, LGI or TPSBT encoder without a final norm.
         num_classes: outputs; 0 gives the pooled, normed features.
         layers: `"last"` as published, or `"weighted"`: the mean of all blocks' pooled outputs by learnt weights.
+        readout: how features come from the tokens: `"mean"` as published; `"standard"`, their mean, standardised after
+            the norm, for a linear probe; `"attentive"`, by a learnt query.
         keep_temporal: one output per input frame instead of one per clip.
         init_scale: the fresh head's weights are multiplied by it.
 
@@ -61,6 +52,7 @@ class Classifier(Model):
         *,
         num_classes: int = 7,
         layers: Layers = "last",
+        readout: Readout = "mean",
         keep_temporal: bool = False,
         init_scale: float = 0.001,
     ) -> None:
@@ -71,7 +63,12 @@ class Classifier(Model):
         if check_layers(layers):
             self.layer_weights = nn.Parameter(torch.full((encoder.depth,), 1.0 / encoder.depth))
         self.layers = layers
+        attentive = check_readout(readout)
+        if attentive and layers != "last":
+            raise ValueError("readout='attentive' reads the tokens of the last layer: layers='last'")
+        self.readout = AttentivePool(encoder.dim, encoder.heads) if attentive else None
         self.fc_norm = LayerNorm(encoder.dim)
+        self.standard = Standardise(encoder.dim) if readout == "standard" else nn.Identity()
         self.head: nn.Module = nn.Linear(encoder.dim, num_classes) if num_classes else nn.Identity()
         self.num_layers = encoder.depth
         self.describe("video" if len(encoder.grid) == 3 else "audio", encoder)
@@ -86,10 +83,10 @@ class Classifier(Model):
         """(B, 3, T, H, W) -> (B, D), or (B, T, D) with `keep_temporal`."""
         if self.layers == "last":
             tokens = self.encoder(x).tokens  # (B, N, D)
-            return self.fc_norm(pool(tokens, self.encoder.slots, self.frames))
+            return self.standard(self.fc_norm(pool(tokens, self.encoder.slots, self.frames, self.readout)))
         levels = self.encoder(x, None, range(self.encoder.depth)).levels  # (B, N, D) each, N may differ
         means = [pool(level, n, self.frames) for level, n in zip(levels, self.encoder.level_slots, strict=True)]
-        return self.fc_norm(weighted(means, self.layer_weights))
+        return self.standard(self.fc_norm(weighted(means, self.layer_weights)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> (B, classes) or (B, T, classes)."""

@@ -14,6 +14,7 @@ from hicmae.models.features import TowerFeatures
 from hicmae.models.fusion import Fusion
 from hicmae.models.heads import Layers
 from hicmae.models.mae import SUFFIX, MaskedAutoencoder, Reconstruction
+from hicmae.models.readout import Readout
 
 __all__ = ["HiCMAE", "HiCMAEPretraining", "skip_levels"]
 
@@ -140,11 +141,12 @@ class HiCMAE(TowerFeatures):
         *,
         num_classes: int = 6,
         layers: Layers = "weighted",
+        readout: Readout = "mean",
         missing: bool = False,
         keep_temporal: bool = False,
         init_scale: float | None = None,
     ) -> None:
-        super().__init__(towers, fusion, num_classes, layers, keep_temporal, init_scale)
+        super().__init__(towers, fusion, num_classes, layers, readout, keep_temporal, init_scale)
         self.missing = missing
         if missing:
             for modality, tower in towers.items():
@@ -173,8 +175,8 @@ class HiCMAE(TowerFeatures):
         a = self._encode("audio", audio, batch, None if present is None else present[:, 1])
         fused_v, fused_a = self._fuse(v, a)
         features = [
-            self._or_zeros("video", batch, None if fused_v is None else self.pooled("video", fused_v)),
-            self._or_zeros("audio", batch, None if fused_a is None else self.pooled("audio", fused_a)),
+            self._or_zeros("video", batch, None if fused_v is None else self.read("video", fused_v)),
+            self._or_zeros("audio", batch, None if fused_a is None else self.read("audio", fused_a)),
         ]
         if self.layers == "weighted":
             layered = [
@@ -182,7 +184,7 @@ class HiCMAE(TowerFeatures):
                 self._or_zeros("audio", batch, None if a is None else self.weighted("audio", a.levels)),
             ]
             features = layered + features
-        return self.fc_norm(torch.cat(features, dim=-1))
+        return self.standard(self.fc_norm(torch.cat(features, dim=-1)))
 
     def _fuse(self, v: Encoded | None, a: Encoded | None) -> tuple[Tensor | None, Tensor | None]:
         """Both modalities through fusion; one alone through its norm only."""

@@ -211,9 +211,13 @@ class DDP(Engine):
     def warm_up(self, once: Callable[[], Tensor]) -> None:
         """DDP regroups its buckets after the first backward, and with them the order of summation: two discarded
         passes before the first step of every start make a continued run sum like an undisturbed one."""
+        still = [p for p in self.bare.parameters() if not p.requires_grad]  # a forward may gather statistics in them
+        before = [p.clone() for p in still]
         for _ in range(2):
             once().backward()
         self.optimiser.zero_grad(set_to_none=True)
+        for parameter, value in zip(still, before, strict=True):
+            parameter.copy_(value)
 
 
 class FSDP(Engine):

@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor
 
 from hicmae.configs import names
+from hicmae.models.adapters import plain_weights
 from hicmae.models.base import Model
 from hicmae.models.convert import from_published, load_checkpoint, read_published
 from hicmae.models.factory import STAGES, create_model, list_models, model_arguments, read_weights, save_weights
@@ -151,7 +152,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]
     """Tensors in our layout, our metadata, and the arguments of a published run."""
     if file.suffix == ".safetensors":
         state, meta = read_weights(file)
-        return from_published(state), meta, {}
+        return from_published(plain_weights(state, meta)), meta, {}
     state, told = read_published(file)
     return from_published(state), {}, told
 
