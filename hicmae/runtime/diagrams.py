@@ -61,7 +61,7 @@ def reliability(bins: Sequence[tuple[float, float, int, float, float]]) -> tuple
         mean = sum(part[2] * part[place] for part in bins) / total
         x, ink = left + mean * side, ("var(--warn)", "var(--ink)")[n]
         counted.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{14 + 16 * n}" y2="{head + low_side}" stroke="{ink}" '
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{head - 4}" y2="{head + low_side}" stroke="{ink}" '
             'stroke-width="1.5" stroke-dasharray="4 3"/>'
         )
         far = x > left + side / 2

@@ -146,7 +146,7 @@ class Page:
         """
         parts = []
         for title, words, corner, pictures in cards:
-            head = f"<div><b>{_text(title)}</b><span>{_text(words)}</span></div>"
+            head = f"<div><b>{_breakable(_text(title))}</b><span>{_text(words)}</span></div>"
             head += _picture(corner, title) if corner else ""
             body = "".join(_picture(picture, title) for picture in pictures)
             parts.append(f'<section class="card"><header>{head}</header>{body}</section>')

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from hicmae.cli import main
 from hicmae.configs.errors import UserError
 from hicmae.datasets import Index
 from hicmae.finetune import FinetuneConfig, Report, evaluate, run
+from hicmae.finetune.building import report_of_classes, report_of_numbers
 from hicmae.finetune.regroup import merged, with_parts
+from hicmae.finetune.summary import Fold, summarise
 from hicmae.runtime.metrics import confusion_matrix, scores
 from tests.finetune.conftest import changed
 from tests.finetune.test_report import report
@@ -83,3 +87,82 @@ def test_parts_and_merging_from_the_command_line(
         evaluate(recipe.out, merge="group", device="cpu", show=False)
     assert main(["evaluate", recipe.out, "--by", "sex", "--device", "cpu"]) == 2
     assert "no column sex; there are group" in capsys.readouterr().err
+
+
+@functools.cache
+def joint(clips: int = 24) -> Report:
+    """A report on classes and valence of clips of six tasks."""
+    generator = np.random.default_rng(0)
+    task = np.arange(clips) % 6
+    chances = generator.dirichlet(np.ones(3), clips)
+    valence = generator.normal(size=6)[task, None]
+    common: dict[str, Any] = {
+        "title": "m",
+        "keys": [f"k{n}" for n in range(clips)],
+        "sources": [f"v{n}.mp4" for n in range(clips)],
+        "groups": [f"p{n % 6}" for n in range(clips)],
+        "seconds": [1.0] * clips,
+        "columns": {"task": [f"t{n}" for n in task], "sex": ["fm"[n % 2] for n in range(clips)]},
+        "protocol": {"samples": clips, "clips": clips},
+        "notes": [],
+    }
+    values = report_of_numbers(("valence",), valence, valence + generator.normal(size=(clips, 1)), common)
+    return report_of_classes(("x", "y", "z"), task % 3, chances, common, values)
+
+
+def test_numbers_are_averaged_and_parted_as_classes_are(test_shards: str) -> None:
+    found = joint()
+    tasks = found.columns["task"]
+    index = over(Index.load(test_shards), found, task=tasks)
+    by_task = merged(found, index, "task")
+    wanted = [found.values.predicted[[n for n in range(24) if n % 6 == k]].mean() for k in range(6)]
+    np.testing.assert_allclose(by_task.values.predicted[:, 0], wanted)
+    mse = float(((np.array(wanted) - by_task.values.truth[:, 0]) ** 2).mean())
+    f1 = scores(confusion_matrix(by_task.truth, by_task.guess, 3)).weighted_f1
+    assert by_task.intervals["mer_multi"].value == pytest.approx(f1 - 0.25 * mse)
+    assert by_task.seconds == [4.0] * 6 and by_task.columns == {
+        "task": [f"t{k}" for k in range(6)],
+        "sex": list("fmfmfm"),
+    }
+    alone = merged(found.values, index, "task")
+    np.testing.assert_allclose(alone.predicted[:, 0], wanted)
+    parted = with_parts(found.values, over(index, found, sex=found.columns["sex"]), "sex")
+    assert [part.clips for part in parted.parts] == [12, 12]
+    error = np.abs(found.values.predicted - found.values.truth)[::2]
+    assert parted.parts[0].intervals["mae"].value == pytest.approx(float(error.mean()))
+    assert "By sex" in parted.page().html() and "\nm " in str(parted)
+
+
+def test_mer_multi_is_shown_with_an_interval_over_groups_and_pooled_over_folds() -> None:
+    found = joint()
+    low, high = found.intervals["mer_multi"][1:]
+    assert low < found.intervals["mer_multi"].value < high
+    assert "MER-MULTI" in str(found) and "MER-MULTI" in found.page().html()
+    stored = json.loads(json.dumps(found.to_dict()))
+    summary = summarise([Fold(name="1", seed=0, found=stored)], by="sex")
+    assert summary.headline["mer_multi"] == pytest.approx(found.intervals["mer_multi"].value, abs=1e-5)
+    assert summary.headline["ccc"] == pytest.approx(found.values.intervals["ccc"].value, abs=1e-5)
+    assert summary.calibration is not None and summary.calibration.ece == pytest.approx(found.calibration.ece)
+    assert [part.clips for part in summary.parts[0]] == [12, 12] and "By sex" in summary.page().html()
+    assert "MER-MULTI" in str(summary) and summary.to_dict()["by"]["sex"]["0"]["m"]["clips"] == 12
+    with pytest.raises(UserError, match="have no column age; there are group, task, sex"):
+        summarise([Fold(name="1", seed=0, found=stored)], by="age")
+
+
+def test_stored_folds_are_summed_up_by_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = joint().to_dict()
+    joint().write(tmp_path / "alone")
+    for fold in ("1", "2", "10"):
+        home = tmp_path / f"fold{fold}"
+        (home / "evaluation").mkdir(parents=True)
+        (home / "evaluation" / "evaluation.json").write_text(json.dumps(found))
+        (home / "done.json").write_text(json.dumps({"fold": fold, "seed": 0}))
+    assert main(["evaluate", str(tmp_path), "--by", "sex"]) == 0
+    assert "\nm " in capsys.readouterr().out
+    stored = json.loads((tmp_path / "summary.json").read_text())
+    assert [fold["fold"] for fold in stored["folds"]] == ["1", "2", "10"]
+    assert stored["by"]["sex"]["0"]["m"]["clips"] == 36
+    with (tmp_path / "alone" / "predictions.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert (row["seconds"], row["task"], row["truth"]) == ("1.0", "t0", "x")
+    assert {"p(x)", "truth(valence)", "prediction(valence)"} <= row.keys()
