@@ -51,11 +51,11 @@ class Kind:
 def _kinds() -> dict[str, Kind]:
     rates, spans = RATES, RATES[::2]
     rows: list[tuple[str, str, Any, Any, str, tuple[float, ...]]] = [
-        ("missing-video", "Clips without frames", "missing", "video", "share of the clips", rates),
-        ("missing-audio", "Clips without sound", "missing", "audio", "share of the clips", rates),
-        ("spans-video", "Frames blank for a span", "missing", "video", "share of each clip's time", spans),
-        ("spans-audio", "Sound blank for a span", "missing", "audio", "share of each clip's time", spans),
-        ("babble", "Other people talking", "noise", "audio", "signal-to-noise ratio in dB", SNR),
+        ("missing-video", "No frames", "missing", "video", "share of the clips", rates),
+        ("missing-audio", "No sound", "missing", "audio", "share of the clips", rates),
+        ("spans-video", "Blank frames", "missing", "video", "share of each clip's time", spans),
+        ("spans-audio", "Blank sound", "missing", "audio", "share of each clip's time", spans),
+        ("babble", "Babble", "noise", "audio", "signal-to-noise ratio in dB", SNR),
         ("white", "White noise", "noise", "audio", "signal-to-noise ratio in dB", SNR),
         ("blur", "Blur", "noise", "video", "sigma, share of the picture's height", (0.0, 0.01, 0.02, 0.04, 0.08)),
         ("occlusion", "Occlusion", "noise", "video", "share of the picture", (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)),

@@ -61,9 +61,7 @@ def page(result: Robustness) -> Page:
     made = Page(f"Missing modalities and noise: {', '.join(result.models)}", subtitle)
     several = f" of {name}" if len(result.models) > 1 else ""
     clean = _percent(next(iter(result.curves.values())).figures["uar"][0])
-    made.text(
-        f"UAR{several}: {clean} % of clips as they are. Over clips that lack something, or are spoilt, on average:"
-    )
+    made.text(f"UAR{several} on clips as they are is {clean} %. Its mean along each of the curves below, in percent:")
     made.tiles((kind, _percent(curve.area["uar"]), _short(curve.area["uar"])) for kind, curve in _titled(result.curves))
     for note in result.notes:
         made.note(note)
@@ -76,6 +74,8 @@ def page(result: Robustness) -> Page:
         if drawings:
             made.heading(heading).figures(drawings)
     made.heading("Area under the curves").table(*_areas(result))
+    if result.differences:
+        made.table(*_gaps(result))
     made.text(
         "The area is the mean height of a curve from its first level to its last one (of noise, over the levels with a "
         "signal-to-noise ratio). Intervals: 95 %, bootstrap over persons where they are known, with the same draws for "
@@ -126,7 +126,6 @@ def _titled(curves: Mapping[str, Curve]) -> list[tuple[str, Curve]]:
 def _areas(result: Robustness) -> tuple[list[str], list[list[str]], str]:
     several = len(result.models) > 1
     head = ["what", *(["model"] if several else []), "clean", "worst", "area UAR", "95 %", "area WAR", "95 %"]
-    head += ["first less this", "95 %"] if several else []
     rows = []
     for kind, found in _by_kind(result).items():
         for name, curve in found.items():
@@ -134,11 +133,27 @@ def _areas(result: Robustness) -> tuple[list[str], list[list[str]], str]:
             row = [kind.title, *([name] if several else []), _percent(uar[0]), _percent(uar[-1])]
             for figure in FIGURES:
                 row += [_percent(curve.area[figure]), _short(curve.area[figure])]
-            if several:
-                gap = result.differences.get(name, {}).get(kind.name)
-                row += ["–", "–"] if gap is None else [f"{100 * gap['uar'].value:+.2f}", _short(gap["uar"], sign="+")]
             rows.append(row)
     return head, rows, "In percent; clean and worst: UAR at the ends of a curve."
+
+
+def _gaps(result: Robustness) -> tuple[list[str], list[list[str]], str]:
+    titles = {curve.kind.name: title for title, curve in _titled(result.curves)}
+    rows = [
+        [
+            titles[kind],
+            name,
+            *(cell for f in FIGURES for cell in (f"{100 * gap[f].value:+.2f}", _short(gap[f], sign="+"))),
+        ]
+        for name, found in result.differences.items()
+        for kind, gap in found.items()
+    ]
+    first = next(iter(result.models))
+    return (
+        ["what", "model", "UAR", "95 %", "WAR", "95 %"],
+        rows,
+        f"Area of {first} less that of the model, paired draws.",
+    )
 
 
 def _rows(result: Robustness) -> tuple[list[str], list[list[str]], str]:

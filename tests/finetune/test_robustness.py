@@ -261,6 +261,6 @@ def test_the_command_draws_two_models_in_one_page(
     ]
     assert cli.main(["evaluate", str(runs["told"]), *words]) == 0
     told = capsys.readouterr().out
-    assert "Clips without sound" in told and "less plain: area UAR" in told and "Blur" not in told
+    assert "No sound" in told and "less plain: area UAR" in told and "Blur" not in told
     page = (tmp_path / "robustness.html").read_text()
     assert page.count('aria-label="UAR in %"') == 1 and "told" in page and "plain" in page
