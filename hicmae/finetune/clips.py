@@ -98,7 +98,7 @@ def _listed(place: str) -> list[Item]:
         raise UserError(f"{place}: holds no shards and no videos; {FOLDERS}")
     loose = [item.source for item in items if "/" not in item.source and not item.trouble]
     if loose:
-        raise UserError(f"{place}: {len(loose)} videos lie in no folder of a class, as {loose[0]}; {FOLDERS}")
+        raise UserError(f"{place}: {len(loose)} of its videos lie in no folder of a class, as {loose[0]}; {FOLDERS}")
     parts = [item.source.split("/") for item in items]
     # CLASS/PERSON/clip.mp4
     people = all(len(path) > 2 for path in parts) and len({path[1] for path in parts}) > 1

@@ -199,7 +199,8 @@ def _measure(file: Path, test: Index, out: Path, place: Place, show: bool) -> No
 def _open_train(config: FinetuneConfig) -> Index:
     if not config.data.train:
         raise configs.ConfigError(
-            "data.train is empty: name labelled folders that `hicmae shard` wrote, --data.train DIR"
+            "data.train is empty: name labelled folders that `hicmae shard` wrote, or one of clips with a folder per "
+            "class, --data.train DIR"
         )
     train = Index.join([Index.load(folder) for folder in config.data.train])
     if config.task.labelled:

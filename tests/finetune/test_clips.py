@@ -73,7 +73,7 @@ def test_a_list_brings_labels_and_groups_and_a_small_set_a_small_batch(recipe: F
     ("names", "message"),
     [
         ([], "holds no shards and no videos; put the clips of each class into a folder"),
-        (["a1.mp4", "b1.mp4"], "2 videos lie in no folder of a class, as a1.mp4; put the clips"),
+        (["a1.mp4", "b1.mp4"], "2 of its videos lie in no folder of a class, as a1.mp4; put the clips"),
         (["a/1.mp4", "a/2.mp4"], "all 2 clips are of one class, a; put the clips"),
         (["a/1.mp4", "b/1.mp4", "b/2.mp4"], "there is 1 clip of a; two are needed"),
         (["a/x/1.mp4", "a/x/2.mp4", "b/y/1.mp4", "b/y/2.mp4"], "of 2 groups cannot be divided into parts to train"),
