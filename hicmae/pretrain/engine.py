@@ -15,6 +15,7 @@ from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import Stream
 from hicmae.datasets.sampling import pretrain_view
 from hicmae.models.factory import create_model, model_arguments
+from hicmae.models.profile import profile
 from hicmae.pretrain.config import PretrainConfig
 from hicmae.pretrain.objectives import objective_for
 from hicmae.runtime.dist import Place, process_group
@@ -144,7 +145,12 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
         place=place,
         meta=run.meta,
         show=show,
+        clip_flops=_flops(run.model) if place.device.type == "cuda" else 0.0,
     )
+
+
+def _flops(model: Any) -> float:
+    return float(profile(model.name, stage="pretrain", **model.args).executed_flops)
 
 
 def _audible(index: Index, model: str) -> Index:

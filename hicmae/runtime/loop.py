@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from hicmae.runtime.config import LoopConfig
 from hicmae.runtime.dist import Place
 from hicmae.runtime.engines import engine_for
 from hicmae.runtime.log import RunLog, UserError, progress, say
+from hicmae.runtime.meters import Recent, peak_flops
 from hicmae.runtime.optim import OptimConfig, cosine
 
 __all__ = ["Batch", "Interrupted", "LoopConfig", "Lost", "Objective", "Step", "Stream", "fit", "to_device"]
@@ -74,16 +74,19 @@ def fit(
     meta: Mapping[str, Any],
     show: bool = True,
     on_epoch: Callable[[int, nn.Module], Mapping[str, float]] | None = None,
+    clip_flops: float = 0.0,
 ) -> Path:
     """Train `model` until `loop.epochs` are done, from the newest checkpoint in `out` where there is one.
 
     Where a model has a `core`, that alone is what checkpoints hold as weights, what is averaged and given to
     `on_epoch`; what lies beside it (an adversary, a predictor) is needed to train on, and kept in their state.
 
-    `on_epoch(epoch, model)` is called after every epoch and returns scalars for the log. Returns the folder of the
+    `on_epoch(epoch, model)` is called after every epoch and returns scalars for the log. `clip_flops`, of a forward
+    pass of one clip, lets the log tell which share of the GPU's peak is used. Returns the folder of the
     last checkpoint. A run that was killed and continued equals an undisturbed one bit for bit on the same device.
     """
-    return _Run(model, objective, stream, groups, optim, loop, out, place, meta, show, on_epoch).train()
+    run = _Run(model, objective, stream, groups, optim, loop, out, place, meta, show, on_epoch, clip_flops)
+    return run.train()
 
 
 class _Run:
@@ -100,7 +103,9 @@ class _Run:
         meta: Mapping[str, Any],
         show: bool,
         on_epoch: Callable[[int, nn.Module], Mapping[str, float]] | None,
+        clip_flops: float,
     ) -> None:
+        self.clip_flops = clip_flops
         self.objective, self.stream, self.loop, self.out, self.place = objective, stream, loop, out, place
         self.meta, self.show, self.on_epoch = meta, show and place.first, on_epoch
         self.steps = loop.epochs * stream.steps_per_epoch
@@ -125,11 +130,12 @@ class _Run:
         log = RunLog(self.out, write=self.place.first, resume_step=self.done, device=self.place.hardware)
         fresh = True
         with log, _signals(self), self._contact(), self.writer, bar:
-            recent = _Recent()
+            recent = Recent(self.place.device)
             while self.done < self.steps:
                 epoch, start = divmod(self.done, per_epoch)
                 self.engine.bare.train()
                 for micro_batches in self.stream.epoch(epoch, start):
+                    recent.data_came()
                     if fresh:
                         self._before_first_step(micro_batches)
                     fresh = False
@@ -139,7 +145,7 @@ class _Run:
                     bar.update()
                     if self.done % loop.log_every == 0 or self.done == self.steps:
                         self._report(log, bar, recent, lr, epoch)
-                        recent = _Recent()
+                        recent = Recent(self.place.device)
                     ends = self.done % per_epoch == 0
                     if ends and self.on_epoch is not None:
                         with self._undisturbed_rng():
@@ -151,7 +157,10 @@ class _Run:
                     if stop:
                         self._finish()
                         raise Interrupted(f"stopped at step {self.done} of {self.steps}; the same command continues it")
+                    recent.wants_data()
             self._finish()
+            if self.show:
+                say(log.summary())
         return checkpoint.folder_of(self.out, self.done)
 
     def _step(self, micro_batches: list[Batch], lr: float) -> dict[str, Tensor]:
@@ -179,13 +188,15 @@ class _Run:
         self.engine.warm_up(lambda: self._objective(micro_batches[0]).loss)
         generators.set_state(self.begun[self.place.rank])
 
-    def _report(self, log: RunLog, bar: Any, recent: _Recent, lr: float, epoch: int) -> None:
+    def _report(self, log: RunLog, bar: Any, recent: Recent, lr: float, epoch: int) -> None:
         ranks = self.place.gather((recent.means(), recent.skipped, recent.bad_keys()))
         values = {name: sum(means[name] for means, _, _ in ranks) / len(ranks) for name in ranks[0][0]}
         skipped, bad_keys = ([item for rank in ranks for item in rank[i]] for i in (1, 2))
         streak = values.pop("bad_streak_last")
-        clips = recent.steps * self.loop.batch_size / max(1e-9, time.monotonic() - recent.since)
+        clips = recent.steps * self.loop.batch_size / recent.seconds
         values |= {"lr": lr, "epoch": epoch + 1.0, "clips_per_second": clips, "skipped_clips": len(skipped)}
+        if self.clip_flops and (peak := peak_flops(self.place.device, self.engine.precision)):
+            values["mfu"] = 3 * self.clip_flops * clips / (peak * self.place.world)
         extra = {name: items for name, items in (("skipped", skipped), ("bad_keys", bad_keys)) if items}
         log.scalars(self.done, values, **extra)
         bar.set_postfix_str(f"loss {values['loss']:.4f}, {clips:.1f} clips/s", refresh=False)
@@ -271,35 +282,6 @@ class _Run:
             yield
         finally:
             generators.set_state(before)
-
-
-class _Recent:
-    """What happened since the last log line; tensors stay on their device until it is written."""
-
-    def __init__(self) -> None:
-        self.since, self.steps = time.monotonic(), 0
-        self.values: list[dict[str, Tensor]] = []
-        self.keys: list[list[str]] = []
-        self.skipped: list[str] = []
-
-    def add(self, values: dict[str, Tensor], micro_batches: list[Batch]) -> None:
-        self.steps += 1
-        self.values.append(values)
-        self.keys.append([key for batch in micro_batches for key in batch.get("key", ())])
-        self.skipped += [f"{key}: {reason}" for batch in micro_batches for key, reason in batch.get("skipped", ())]
-
-    def means(self) -> dict[str, float]:
-        names = list(self.values[0])
-        table = torch.stack([torch.stack([step[n].detach().double() for n in names]) for step in self.values]).cpu()
-        good = table[table[:, names.index("bad_steps")] == 0]
-        result = dict(zip(names, (good if len(good) else table).mean(0).tolist(), strict=True))
-        result["bad_steps"] = table[:, names.index("bad_steps")].sum().item()
-        result["bad_streak_last"] = table[-1, names.index("bad_streak")].item()
-        del result["bad_streak"]
-        return result
-
-    def bad_keys(self) -> list[str]:
-        return [key for keys, step in zip(self.keys, self.values, strict=True) if step["bad_steps"] for key in keys]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
