@@ -24,7 +24,7 @@ def compare(
     data: Sequence[str | Path],
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    ways: Sequence[str] = ("finetune", CROSS),
+    ways: Sequence[str] = ("finetune", "linear", CROSS),
     recipes: Mapping[str, str | Path] | None = None,
     options: Sequence[str] = (),
     folds: Sequence[str] | None = None,
@@ -71,7 +71,7 @@ def compare(
     distinct = list(dict.fromkeys(seeds))
     cells = cells_of(opened, corpora, ways, distinct, Path(out), resolved, options)
     if show:
-        say(f"{len(opened)} checkpoints, {len(corpora)} corpora, {len(distinct)} seeds: {len(cells)} cells in {out}")
+        say(f"checkpoints {len(opened)}, corpora {len(corpora)}, seeds {len(distinct)}: {len(cells)} cells in {out}")
     carry_out(cells, show=show)
     with claim(Path(out), wait=True):  # another process' table, written while more cells were missing, never lasts
         table = tabulate(opened, corpora, cells, distinct)

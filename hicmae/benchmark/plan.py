@@ -238,7 +238,7 @@ def _divided(folder: str, index: Index, folds: Sequence[str] | None) -> tuple[tu
         tested = Index.load(part.test)
         count = len(set(tested.groups if known else tested.sources))
         unit = "groups" if known else "videos (groups unknown)"
-        return (part,), f"no division of its own: {count} of {len(units)} {unit} tested"
+        return (part,), f"none of its own: {count} of {len(units)} {unit}, {len(tested):,} clips, tested"
     values = set(index.extra[column].astype(str))
     wanted = [name for name in folds or () if name in values] if column == "fold" else []
     if column == "fold" and folds and not wanted:
@@ -247,7 +247,7 @@ def _divided(folder: str, index: Index, folds: Sequence[str] | None) -> tuple[tu
     jobs = jobs_of(placeholder, wanted or None)
     parts = tuple(Part(name=job.out.name, train=job.config.data.train[0], test=job.config.data.test[0]) for job in jobs)
     if column == "split":
-        return parts, "its split: trained on train, tested on test"
+        return parts, f"its split: {(index.extra[column] == 'test').sum():,} clips tested"
     told = f"{len(parts)} of its {len(values)} folds" if len(parts) < len(values) else f"its {len(values)} folds"
     return parts, f"{told}, pooled" if len(parts) > 1 else f"{told}: {parts[0].name}"
 

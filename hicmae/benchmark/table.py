@@ -186,45 +186,42 @@ class Benchmark:
 
     def _table(self, way: str) -> tuple[list[str], list[list[str]]]:
         rows = [row for row in self.rows if row.way == way]
-        pairs = list(dict.fromkeys((row.trained, row.tested) for row in rows))
         at = {(row.checkpoint, row.trained, row.tested): row for row in rows}
-        head, columns = ["checkpoint"], []
-        for pair in pairs:
-            here = [row for row in rows if (row.trained, row.tested) == pair]
+        columns = []
+        for corpus in dict.fromkeys(row.tested for row in rows):
             for among in (FIRST, SECOND):
-                figure = next((name for row in here if (name := row.figure(among))), "")
+                figure = next((name for row in rows if row.tested == corpus and (name := row.figure(among))), "")
                 if figure or among is FIRST:
-                    where = f"{pair[0]} → {pair[1]}" if pair[0] != pair[1] else pair[1]
-                    head.append(f"{where} {HEADLINES.get(figure, figure.upper())}".strip())
-                    columns.append((pair, figure))
-        ranks = self.mean_ranks(way)
-        body = []
+                    columns.append((corpus, figure))
+        cross, ranks, body = way == CROSS, self.mean_ranks(way), []
         for checkpoint in self.costs:
-            cells = []
-            for pair, figure in columns:
-                row = at.get((checkpoint, *pair))
-                cells.append(_cell(row, figure) if row is not None else "–")
-            rank = f"{ranks[checkpoint]:.2f}" if checkpoint in ranks else "–"
-            body.append([checkpoint, *cells, rank])
-        return [*head, "mean rank"], body
+            # a line per checkpoint, and across corpora one per corpus that is trained on
+            for n, trained in enumerate(dict.fromkeys(row.trained for row in rows) if cross else [""]):
+                found = [at.get((checkpoint, trained or corpus, corpus)) for corpus, _ in columns]
+                if cross and not any(found):
+                    continue
+                cells = [_cell(row, f) if row else "–" for row, (_, f) in zip(found, columns, strict=True)]
+                rank = f"{ranks[checkpoint]:.2f}" if checkpoint in ranks and n == 0 else "" if n else "–"
+                body.append([checkpoint, *([trained] if cross else []), *cells, rank])
+        head = [f"{corpus} {HEADLINES.get(figure, figure.upper())}".strip() for corpus, figure in columns]
+        return ["checkpoint", *(["trained on"] if cross else []), *head, "mean rank"], body
 
     def _corpora(self) -> tuple[list[str], list[list[str]]]:
-        head = ["corpus", "what", "classes", "division", "protocol"]
-        return head, [
-            [name, about["what"], ", ".join(about["classes"]), about["division"], about["protocol"] or "–"]
+        return ["corpus", "what", "classes", "division"], [
+            [name, about["protocol"] or about["what"], ", ".join(about["classes"]), about["division"]]
             for name, about in self.corpora.items()
         ]
 
     def _costs(self) -> tuple[list[str], list[list[str]]]:
-        head = ["checkpoint", "model", "takes", "parameters", "MACs", "hours", "on"]
+        head = ["checkpoint", "model", "takes", "parameters", "MACs", "time", "on"]
         return head, [
             [
                 name,
                 cost["model"],
                 " and ".join(cost["takes"]),
                 f"{cost['parameters']:,}" if cost["parameters"] else "–",
-                f"{cost['giga_macs']:.3g} G" if cost["giga_macs"] else "–",
-                f"{cost['hours']:.2f}" if cost["hours"] >= 0.1 else f"{cost['hours']:.4f}",
+                _giga(cost["giga_macs"]) if cost["giga_macs"] else "–",
+                f"{cost['hours']:.1f} hours" if cost["hours"] >= 1 else f"{60 * cost['hours']:.1f} minutes",
                 cost["device"] or "–",
             ]
             for name, cost in self.costs.items()
@@ -250,11 +247,11 @@ class Benchmark:
 _CAPTIONS = (
     "Figures in percent (CCC, PCC: as they are), of all test clips together, mean ± sd over seeds. A checkpoint's rank "
     "on a corpus is that of its mean, the best is 1; the mean rank is over the corpora that all checkpoints have.",
-    "Fine-tuned on the first corpus' training part, tested on all clips of the second, which has the same labels.",
+    "Fine-tuned on the training part of one corpus (of its first fold), tested on all clips of others with its labels.",
 )
 _COST = (
-    "Parameters and multiply-accumulates of the fine-tuning form, per clip. Hours of this benchmark's training and "
-    "measuring, all seeds; of a run that was interrupted, those of its last stretch."
+    "Parameters and multiply-accumulates of the fine-tuning form, per clip. Time of this benchmark's training and "
+    "measuring, all seeds; of a run that was interrupted, that of its last stretch."
 )
 
 
@@ -274,6 +271,10 @@ def _words(way: str) -> str:
 def _named(row: Row) -> str:
     over = f"{row.trained} -> {row.tested}" if row.trained != row.tested else row.tested
     return f"{row.checkpoint}, {row.way}, {over}"
+
+
+def _giga(macs: float) -> str:
+    return f"{macs:.2f} G" if macs >= 1 else f"{1000 * macs:.2f} M"
 
 
 def _best(ranks: dict[str, float], count: int) -> tuple[str, str]:

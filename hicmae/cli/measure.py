@@ -41,8 +41,8 @@ def add_to(add: Add) -> None:
     sub.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help=told)
     sub.add_argument("--data", nargs="+", required=True, metavar="DIR", help="labelled shards, one folder per corpus")
     sub.add_argument("--seeds", type=whole_numbers, default=[0, 1, 2], metavar="0,1,2", help="(default: %(default)s)")
-    told = "of finetune, linear, attentive, lora, cross (default: finetune,cross)"
-    sub.add_argument("--ways", type=_words, default=["finetune", "cross"], metavar="A,B", help=told)
+    told = "of finetune, linear, attentive, lora, cross (default: finetune,linear,cross)"
+    sub.add_argument("--ways", type=_words, default=["finetune", "linear", "cross"], metavar="A,B", help=told)
     told = "recipe of the runs, as for hicmae finetune; WAY=RECIPE for one way; may be repeated"
     sub.add_argument("--recipe", action="append", default=[], metavar="[WAY=]RECIPE", help=told)
     told = "folds to test, where shards have such (default: all)"

@@ -219,7 +219,9 @@ def _shown(value: Any) -> str:
 def _numeric(value: Any) -> bool:
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return True
-    return isinstance(value, str) and re.fullmatch(r"[-+–]?\d*[\d.,]*\s?%?|[\d.]+ … [\d.]+", value.strip()) is not None
+    return (
+        isinstance(value, str) and re.fullmatch(r"[-+–]?\d*[\d.,]*\s?%?|[\d.]+ (…|±) [\d.]+", value.strip()) is not None
+    )
 
 
 def _figure(picture: str | bytes, caption: str, alt: str) -> str:
