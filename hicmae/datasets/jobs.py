@@ -84,7 +84,7 @@ def run_jobs(jobs: Sequence[Job], bar: Any, *, workers: int = 0, engine: str = "
     heads = []
     for job, head in finished:
         heads.append(head)
-        bar.set_postfix_str(_skipped(sum(head["skipped"] for head in heads)))
+        bar.set_postfix_str(_skipped(sum(head["skipped"] for head in heads)), refresh=False)
         bar.update(len(job.items))
     return heads
 
@@ -150,7 +150,7 @@ def write_shard(job: Job, bar: Any = None) -> dict[str, Any]:
                 whole.update(raw)
                 size += len(raw)
             if bar is not None:
-                bar.set_postfix_str(_skipped(len(skipped)))
+                bar.set_postfix_str(_skipped(len(skipped)), refresh=False)
                 bar.update()
         end = bytes(-(-(size + 1024) // 10240) * 10240 - size)  # two empty blocks, and whole records
         file.write(end)
