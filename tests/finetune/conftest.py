@@ -13,6 +13,7 @@ import pytest
 from hicmae.datasets import ShardConfig, write_shards, write_video
 from hicmae.datasets.transforms import AugmentConfig
 from hicmae.finetune import FinetuneConfig, FinetuneData
+from hicmae.finetune.tasks import Task
 from hicmae.runtime.loop import LoopConfig
 from hicmae.runtime.optim import OptimConfig
 
@@ -91,3 +92,28 @@ def changed(config: FinetuneConfig, **changes: Any) -> FinetuneConfig:
             plain[key] = value
     inner = {parent: dataclasses.replace(getattr(config, parent), **values) for parent, values in nested.items()}
     return dataclasses.replace(config, **plain, **inner)
+
+
+class Killed(Exception):
+    """A run ends here, as by a kill."""
+
+
+class Life:
+    """Micro-batches that tasks of this process still compute."""
+
+    left = 10**9
+
+
+@pytest.fixture
+def mortal(monkeypatch: pytest.MonkeyPatch) -> Life:
+    """Set `left`, and any task dies when it is used up."""
+    life, whole = Life(), Task.__call__
+
+    def call(task: Task, model: Any, batch: Any) -> Any:
+        if life.left == 0:
+            raise Killed
+        life.left -= 1
+        return whole(task, model, batch)
+
+    monkeypatch.setattr(Task, "__call__", call)
+    return life

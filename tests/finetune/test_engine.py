@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ import yaml
 
 import hicmae
 from hicmae.configs import ConfigError
-from hicmae.finetune import Classification, FinetuneConfig, build_model, engine, evaluate, run, tasks
+from hicmae.finetune import FinetuneConfig, build_model, engine, evaluate, run
 from hicmae.models import save_weights
 from hicmae.runtime.checkpoint import newest, read_weights
 from hicmae.runtime.log import UserError
 from hicmae.runtime.optim import cosine
-from tests.finetune.conftest import COLOURS, TINY, changed, make_shards, rows
+from tests.finetune.conftest import COLOURS, TINY, Killed, Life, changed, make_shards, rows
 
 PRETRAINED = {**TINY, "frames": 4, "size": 32, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 1}
 
@@ -151,32 +150,9 @@ def test_a_run_can_start_from_the_averaged_weights_of_another(recipe: FinetuneCo
     assert not torch.equal(weights(first)[name], weights(first, "ema")[name])
 
 
-class Killed(Exception):
-    pass
-
-
-class Mortal(Classification):
-    """Classification that dies at a given step of this process."""
-
-    left = 10**9
-
-    def __call__(self, model: Any, batch: Any) -> Any:
-        if Mortal.left == 0:
-            raise Killed
-        Mortal.left -= 1
-        return super().__call__(model, batch)
-
-
-@pytest.fixture
-def mortal(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Mortal]]:
-    monkeypatch.setattr(tasks, "Classification", Mortal)
-    yield Mortal
-    Mortal.left = 10**9
-
-
 @pytest.mark.parametrize("at", [2, 4, 7])
 def test_a_run_killed_and_continued_equals_an_undisturbed_one_bit_for_bit(
-    recipe: FinetuneConfig, mortal: type[Mortal], pretrained: Path, at: int
+    recipe: FinetuneConfig, mortal: Life, pretrained: Path, at: int
 ) -> None:
     full = changed(
         recipe,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,17 @@ from hicmae.configs import ConfigError, load
 from hicmae.datasets import Index, ShardConfig, write_shards
 from hicmae.finetune import (
     FinetuneConfig,
-    Regression,
     Report,
     TaskConfig,
     ValueReport,
     build_model,
     evaluate,
     run,
-    tasks,
 )
 from hicmae.inference import predict_clip
 from hicmae.runtime.checkpoint import newest, read_weights
 from hicmae.runtime.log import UserError
-from tests.finetune.conftest import COLOURS, changed, tinted
+from tests.finetune.conftest import COLOURS, Killed, Life, changed, tinted
 
 ANSWERS = {  # what the list says of a clip of each colour
     "red": {"valence": "1.0", "arousal": "0.5", "warm": "1", "bright": "0", "votes": "0 1 7"},
@@ -192,29 +190,8 @@ def test_a_joint_model_predicts_both(recipe: FinetuneConfig, train: str, tmp_pat
 # -- continuing, and starting from other heads -----------------------------------------------------------------------
 
 
-class Killed(Exception):
-    pass
-
-
-class Mortal(Regression):
-    left = 10**9
-
-    def __call__(self, model: Any, batch: Any) -> Any:
-        if Mortal.left == 0:
-            raise Killed
-        Mortal.left -= 1
-        return super().__call__(model, batch)
-
-
-@pytest.fixture
-def mortal(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Mortal]]:
-    monkeypatch.setattr(tasks, "Regression", Mortal)
-    yield Mortal
-    Mortal.left = 10**9
-
-
 def test_a_regression_killed_and_continued_equals_an_undisturbed_one_bit_for_bit(
-    recipe: FinetuneConfig, mortal: type[Mortal], train: str
+    recipe: FinetuneConfig, mortal: Life, train: str
 ) -> None:
     config = learning(recipe, train, None, {**VALUES, "loss": "ccc"}, loop__epochs=2, loop__save_every=2)
     ends = []
