@@ -49,10 +49,12 @@ class TaskConfig:
     """An output for every frame (of the filter bank where there is no video), all learnt from the clip's target and
     averaged in evaluation."""
     balanced: bool = False
-    """Take clips of each class equally often; raises UAR at the cost of WAR."""
+    """Take clips of each class equally often; raises UAR at the cost of WAR: on generated clips of three overlapping
+    classes (70, 20, 10 %), UAR 56.9 to 68.1 and WAR 76.05 to 71.75, 5 seeds (tests/finetune/test_imbalance)."""
     logit_adjustment: float = 0.0
     """Times log of a class's share of the training clips is added to its logit in training (Menon et al. 2021; 1 is
-    their choice); raises UAR at the cost of WAR."""
+    their choice); raises UAR at the cost of WAR: on the same clips, UAR 56.9 to 67.4 and WAR 76.05 to 67.65 (of one
+    seed in five, UAR fell)."""
 
     def __post_init__(self) -> None:
         kind = self.kind

@@ -32,7 +32,7 @@ def hicmae(*words: str) -> str:
     return told
 
 
-@pytest.mark.slow  # three minutes on two idle cores
+@pytest.mark.slow  # 80 s of processor time in all: three minutes on a busy machine
 @pytest.mark.timeout(2400)
 def test_two_checkpoints_two_corpora_three_seeds_killed_once_and_shared_by_two_processes(tmp_path: Path) -> None:
     studio = half_seen_half_heard(tmp_path / "studio", 24, 1)
@@ -74,8 +74,6 @@ def test_two_checkpoints_two_corpora_three_seeds_killed_once_and_shared_by_two_p
     uar = {(row["checkpoint"], row["way"], row["tested"]): row["figures"]["uar"]["mean"] for row in rows}
     for corpus in ("studio", "street"):  # frames tell half, sound the other half
         assert uar["hicmae_tiny", "finetune", corpus] > uar["mae_dfer_base", "finetune", corpus] > 1 / 3
-        probed = [uar[key] for key in uar if key == ("hicmae_tiny", "linear", corpus)]
-        assert all(uar["hicmae_tiny", "finetune", corpus] > score for score in probed)
     ranks = stored["mean_ranks"]["finetune"]
     assert ranks == {"hicmae_tiny": 1.0, "mae_dfer_base": 2.0}
     spreads = [row["figures"]["war"]["sd"] for row in rows]
