@@ -11,26 +11,16 @@ from torch import Tensor
 
 from hicmae.configs.errors import UserError
 from hicmae.datasets.media import MediaError
-from hicmae.datasets.transforms import normalise
 from hicmae.inference.hearing import Soundtrack
 from hicmae.inference.loading import Loaded, load_model
-from hicmae.inference.picture import Row, draw
-from hicmae.inference.spectrogram import sound_rows
 from hicmae.inference.windows import Preprocessing, Window, middle_window
 from hicmae.models.base import Model
-from hicmae.pretrain import losses, targets
 from hicmae.pretrain.config import MaskConfig, TargetConfig
-from hicmae.pretrain.masking import hidden_index
-from hicmae.pretrain.objectives import AudioPart, AudioVisual, Hidden, VideoPart, objective_for
+from hicmae.pretrain.objectives import AudioPart, VideoPart
+from hicmae.pretrain.picture import COLUMNS, Row, draw, footnote, frames_shown
+from hicmae.pretrain.rebuilt import Part, parts_of, rebuild
 
 __all__ = ["reconstruct_clip"]
-
-COLUMNS = 8
-GREY = 0.5
-BORROWED = "Each hidden patch borrows its mean and contrast from the original; "
-FOOTNOTE = "visible patches are pasted in. Errors: mean squares over hidden patches, beside the simplest guess."
-
-Part = VideoPart | AudioPart
 
 
 def reconstruct_clip(
@@ -78,9 +68,7 @@ def reconstruct_clip(
     sound = None if how.sound is None else _sound(clip, window, how, net.name)
     rows, part = _reconstructed(net, meta, window, seed=seed, ratio=ratio, sound=sound)
     steps = f"{int(meta['step']):,} steps" if "step" in meta else "an unknown number of steps"
-    shown = list(range(1, window.frames.shape[1], 2))[:: max(1, window.frames.shape[1] // (2 * COLUMNS))][:COLUMNS]
-    if not shown:
-        shown = [0]
+    shown = frames_shown(window.frames.shape[1])
     times = [window.times[i] for i in shown]
     if isinstance(part, AudioPart) and how.sound is not None:  # no frames: the middles of as many parts of the sound
         times = [window.start + (i + 0.5) / COLUMNS * how.sound.length / 100 for i in range(COLUMNS)]
@@ -93,8 +81,7 @@ def reconstruct_clip(
         columns=[f"{time:.2f} s" for time in times],
         title=f"{Path(clip).name}",
         caption=f"{meta.get('name', net.name)}, trained for {steps}; {hidden} hidden (seed {seed})",
-        # a model of plain pixels predicts brightness and contrast itself
-        footnote=BORROWED + FOOTNOTE if part.target.normalise else FOOTNOTE[0].upper() + FOOTNOTE[1:],
+        footnote=footnote(part.target.normalise),
     )
     return out
 
@@ -111,7 +98,6 @@ def _sound(clip: str | Path, window: Window, how: Preprocessing, model: str) -> 
     return sound[None]
 
 
-@torch.inference_mode()
 def _reconstructed(
     model: Model,
     meta: Mapping[str, Any],
@@ -121,69 +107,17 @@ def _reconstructed(
     ratio: float | None,
     sound: Tensor | None = None,
 ) -> tuple[list[Row], Part]:
-    """The rows of the picture, each (T, H, W, 3) in [0, 1] or, for sound, (1, K, F, 3); and what was asked for first:
-    of the video or, without one, of the sound (1, 1, F, K)."""
+    """The rows of the picture (`rebuild`), and what was asked for first: of the video or, without one, of the sound
+    (1, 1, F, K)."""
     parts = _parts(model, meta, seed, ratio)
     device = next(model.parameters()).device
-    number = torch.zeros(1, dtype=torch.int64, device=device)
     inputs = {"video": window.frames[None].to(device)}
     if sound is not None:
         inputs["audio"] = sound.to(device)
     try:
-        drawn = [part.hide(number, 0) for part in parts]  # masks (1, N)
+        return rebuild(model, parts, inputs), parts[0]
     except ValueError as error:
         raise UserError(str(error)) from None
-    given = [normalise(inputs["video"]) if part.share == "video" else inputs["audio"] for part in parts]
-    training = model.training
-    out = model.eval()(*given, *(each.mask for each in drawn))
-    model.train(training)
-    rows: list[Row] = []
-    for part, hidden in zip(parts, drawn, strict=True):
-        prediction, x = getattr(out, part.share).float(), inputs[part.share]  # (1, M, P)
-        if isinstance(part, VideoPart):
-            rows += _video_rows(x, prediction, hidden, part)
-        else:
-            rows += sound_rows(x, prediction, hidden, part)
-    return rows, parts[0]
-
-
-def _video_rows(video: Tensor, prediction: Tensor, drawn: Hidden, objective: VideoPart) -> list[Row]:
-    """(1, 3, T, H, W) uint8, (1, M, P) -> original, masked, rebuilt, and motion where it was asked for."""
-    index = hidden_index(drawn.mask, drawn.hidden)
-    target, moving = objective.goal(video, drawn), objective.moving(drawn)
-    group = objective.target.difference
-    still_error, motion_error = losses.split_mse(prediction, target, moving)
-    still_guess, motion_guess = losses.split_mse(torch.zeros_like(target), target, moving)
-
-    true = video.float() / 255
-    covered = targets.place_patches(torch.full_like(prediction, GREY), index, true, objective.patch)
-    values = _pixels(prediction, video, drawn, objective)
-    rebuilt = targets.place_patches(values, index, true, objective.patch).clamp(0, 1)
-    rows = [
-        Row("original", _frames(true)),
-        Row("what the model sees", _frames(covered)),
-        Row(
-            "reconstruction",
-            _frames(rebuilt),
-            _error(still_error, "flat patches", still_guess if objective.target.normalise else None),
-        ),
-    ]
-    if group is not None:
-        scale = target[..., moving].abs().quantile(0.98).clamp_min(1e-6)
-        notes = ("difference from the frame before", _error(motion_error, "no motion", motion_guess))
-        for title, motion, note in zip(
-            ("motion to predict", "predicted motion"), (target, prediction), notes, strict=True
-        ):
-            # hues around grey, on one scale; visible patches are not asked for and stay grey
-            shown = torch.where(moving, (GREY + GREY * motion / scale).clamp(0, 1), GREY)
-            rows.append(
-                Row(
-                    title,
-                    _frames(targets.place_patches(shown, index, torch.full_like(true, GREY), objective.patch)),
-                    note,
-                )
-            )
-    return rows
 
 
 def _parts(model: Model, meta: Mapping[str, Any], seed: int, ratio: float | None) -> Sequence[Part]:
@@ -195,38 +129,4 @@ def _parts(model: Model, meta: Mapping[str, Any], seed: int, ratio: float | None
         mask = MaskConfig(**(shares if ratio is None else dict.fromkeys(shares, ratio)))
     except ValueError:
         raise UserError(f"ratio must lie between 0 and 1, not {ratio}") from None
-    whole = objective_for(model, mask=mask, target=target, seed=seed)
-    parts = (whole.video, whole.audio) if isinstance(whole, AudioVisual) else (whole.part,)
-    for part in parts:
-        if isinstance(part, VideoPart) and target.difference is not None and part.patch[0] % target.difference:
-            raise UserError(
-                f"{model.name}: its motion target spans {target.difference} frames and its patches {part.patch[0]}; "
-                "a picture can only be drawn where the one divides the other"
-            )
-    return parts
-
-
-def _pixels(prediction: Tensor, video: Tensor, drawn: Hidden, objective: VideoPart) -> Tensor:
-    """What was predicted, as pixels in [0, 1]: (1, M, P) -> (1, M, P)."""
-    asked, patch = objective.target, objective.patch
-    group = asked.difference or 1
-    if not asked.normalise or (group > 1 and asked.motion == "raw"):
-        # bring what was predicted in pixels to the scale that `restore` takes back
-        true = targets.gather_patches(video, hidden_index(drawn.mask, drawn.hidden), patch).float() / 255
-        mean, std = true.mean(2, keepdim=True), true.std(2, keepdim=True) + targets.EPS
-        values = prediction.unflatten(2, true.shape[2:])  # (1, M, p0*p1*p2, 3)
-        moves = (torch.arange(patch[0], device=video.device) % group != 0).repeat_interleave(patch[1] * patch[2])
-        still = values if asked.normalise else (values - mean) / std
-        prediction = torch.where(moves[:, None], values / std, still).flatten(2)
-    return targets.restore(prediction, video, drawn.mask, patch=patch, group=group)
-
-
-def _error(error: Tensor, guess: str, by_guess: Tensor | None) -> str:
-    digits = 2 if error >= 0.1 else 4  # errors of plain pixels are small
-    told = f"error {error:.{digits}f}"
-    return told if by_guess is None else f"{told}\n{guess} {by_guess:.{digits}f}"
-
-
-def _frames(video: Tensor) -> Tensor:
-    """(1, 3, T, H, W) -> (T, H, W, 3) on the CPU."""
-    return video[0].permute(1, 2, 3, 0).cpu()
+    return parts_of(model, mask=mask, target=target, seed=seed)

@@ -15,10 +15,11 @@ from PIL import Image
 from hicmae.configs import UserError
 from hicmae.datasets.media import MediaError
 from hicmae.inference import Loaded, load_model, reconstruct, reconstruct_clip
-from hicmae.inference.picture import Row, draw
 from hicmae.inference.windows import Preprocessing, middle_window
+from hicmae.pretrain import rebuilt
 from hicmae.pretrain.masking import hidden_index
 from hicmae.pretrain.objectives import Hidden
+from hicmae.pretrain.picture import Row, draw
 from tests.inference.clips import video
 from tests.inference.conftest import save_autoencoder
 from tests.media_files import BAD, ODD
@@ -58,13 +59,13 @@ def test_a_perfect_prediction_gives_the_clip_back(
         hidden = int(mask.sum())
         return SimpleNamespace(video=asked[0].part.goal(window.frames[None], Hidden(mask, hidden, None, hidden)))
 
-    made = reconstruct.objective_for
+    made = rebuilt.objective_for
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         asked.append(made(*args, **kwargs))
         return asked[0]
 
-    monkeypatch.setattr(reconstruct, "objective_for", watched)
+    monkeypatch.setattr(rebuilt, "objective_for", watched)
     monkeypatch.setattr(loaded.model, "forward", perfect)
     rows, objective = reconstruct._reconstructed(*loaded, window, seed=0, ratio=None)
     by_title = {row.title: row for row in rows}

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from hicmae.configs.errors import UserError
 
-__all__ = ["Row", "draw"]
+__all__ = ["COLUMNS", "Row", "draw", "footnote", "frames_shown", "sheet", "write"]
 
+COLUMNS = 8
 CELL, GAP, MARGIN, SIDE = 152, 6, 28, 176  # pixels
 INK, FAINT, PAPER = (28, 28, 32), (106, 108, 116), (255, 255, 255)
 
@@ -32,21 +33,39 @@ class Row:
     """Smaller words under the title; line breaks are kept."""
 
 
-def draw(path: Path, *, rows: Sequence[Row], columns: Sequence[str], title: str, caption: str, footnote: str) -> None:
-    """Write the picture, whole or not at all.
+def frames_shown(count: int) -> list[int]:
+    """Which of a clip's frames a picture shows: up to 8, the second of each pair, since motion is asked of that."""
+    return list(range(1, count, 2))[:: max(1, count // (2 * COLUMNS))][:COLUMNS] or [0]
 
-    Args:
-        columns: words under each column.
+
+def footnote(normalised: bool) -> str:
+    """How a reconstruction is to be read; a model of plain pixels predicts brightness and contrast itself."""
+    words = "visible patches are pasted in. Errors: mean squares over hidden patches, beside the simplest guess."
+    borrowed = "Each hidden patch borrows its mean and contrast from the original; "
+    return borrowed + words if normalised else words[0].upper() + words[1:]
+
+
+def draw(path: Path, *, rows: Sequence[Row], columns: Sequence[str], title: str, caption: str, footnote: str) -> None:
+    """Write the `sheet`, whole or not at all.
 
     Raises:
         UserError: the file cannot be written.
+    """
+    write(sheet(rows=rows, columns=columns, title=title, caption=caption, footnote=footnote), path)
+
+
+def sheet(*, rows: Sequence[Row], columns: Sequence[str], title: str, caption: str, footnote: str) -> Image.Image:
+    """Rows of frames under a title.
+
+    Args:
+        columns: words under each column.
     """
     width = max(2 * MARGIN + SIDE + len(columns) * (CELL + GAP) - GAP, 720)
     foot = textwrap.wrap(footnote, int((width - 2 * MARGIN) / 7.5))
     top = MARGIN + 70
     height = top + len(rows) * (CELL + GAP) + 32 + 20 * len(foot) + MARGIN
-    sheet = Image.new("RGB", (width, height), PAPER)
-    pen = ImageDraw.Draw(sheet)
+    paper = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(paper)
     pen.text((MARGIN, MARGIN - 6), _fitting(pen, title, 24, width - 2 * MARGIN), INK, _font(24, bold=True))
     pen.text((MARGIN, MARGIN + 30), _fitting(pen, caption, 16, width - 2 * MARGIN), FAINT, _font(16))
     for i, row in enumerate(rows):
@@ -54,13 +73,13 @@ def draw(path: Path, *, rows: Sequence[Row], columns: Sequence[str], title: str,
         _label(pen, row, y)
         wide = CELL if len(row.frames) == len(columns) else len(columns) * (CELL + GAP) - GAP
         for j, frame in enumerate(row.frames):
-            sheet.paste(_cell(frame, wide), (MARGIN + SIDE + j * (CELL + GAP), y))
+            paper.paste(_cell(frame, wide), (MARGIN + SIDE + j * (CELL + GAP), y))
     y = top + len(rows) * (CELL + GAP)
     for j, words in enumerate(columns):
         pen.text((MARGIN + SIDE + j * (CELL + GAP) + CELL / 2, y + 2), words, FAINT, _font(14), anchor="ma")
     for i, line in enumerate(foot):
         pen.text((MARGIN, y + 36 + 20 * i), line, FAINT, _font(14))
-    _write(sheet, path)
+    return paper
 
 
 def _label(pen: ImageDraw.ImageDraw, row: Row, y: int) -> None:
@@ -92,7 +111,8 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
-def _write(sheet: Image.Image, path: Path) -> None:
+def write(sheet: Image.Image, path: Path) -> None:
+    """Save as a PNG, whole or not at all; raises UserError where it cannot be."""
     partial = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
