@@ -16,7 +16,9 @@ from hicmae.cli.words import Commands
 from hicmae.configs.errors import Continuable, UserError
 from hicmae.configs.options import join_options, load_config
 
-__all__ = ["entry", "main"]
+__all__ = ["TOPICS", "entry", "main"]
+
+TOPICS = (demo, data, train, measure, use, models)  # in the order of the help
 
 
 def entry() -> NoReturn:
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # threads that spin while they wait make a shared machine crawl: a step beside one busy process took twice as long
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     commands = Commands()
-    for topic in (demo, data, train, measure, use, models):
+    for topic in TOPICS:
         topic.add_to(commands.add)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
