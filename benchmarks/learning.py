@@ -14,6 +14,7 @@ import argparse
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -51,7 +52,7 @@ def measure(out: Path, size: str, seeds: Sequence[int], parts: Sequence[str], jo
 def _side_by_side(waiting: list[Job], found: dict[str, dict[str, Any]], out: Path, jobs: int, bar: Any) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # taken over by the processes
         os.environ[name] = "1"
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _leave_with, (os.getpid(),))
     running: dict[Future[dict[str, Any]], Job] = {}
     try:
         while waiting or running:
@@ -65,6 +66,17 @@ def _side_by_side(waiting: list[Job], found: dict[str, dict[str, Any]], out: Pat
                 bar.set_postfix_str(job.name)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _leave_with(parent: int) -> None:
+    """Ends this process when its parent has been killed; what it was doing continues when it is done again."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

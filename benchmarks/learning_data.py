@@ -63,7 +63,7 @@ class Sizes:
     """Slowest and fastest turn, in radians per frame."""
     noise: float = 0.7
     """Amplitude of the noise in each pixel of each frame; the pattern's is about 1."""
-    hiss: float = 3.0
+    hiss: float = 1.0
     """Amplitude of the noise in the sound; the voice's is 1."""
 
 
