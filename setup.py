@@ -36,6 +36,7 @@ EXTRAS = {
     "report": ["scikit-learn>=1.4"],
     "face": ["mtcnn==1.0.0"],
     "lora": ["peft>=0.15,<1"],
+    "wandb": ["wandb>=0.19"],
     "dev": [
         "peft>=0.15,<1",
         "pytest>=8",

@@ -53,7 +53,7 @@ NO_TRAINING = {
         "diagrams.py",
     ),
     *("convert.py", "switches.py", "adapt.py", "adapters.py"),
-    *("picture.py", "rebuilt.py"),
+    *("picture.py", "rebuilt.py", "watch.py", "probing.py", "online.py"),
 }
 TRAINING_DATA = ("samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
 MACHINE_PATH = re.compile(r"(?<![\w.}$<~-])/(?:home|work|Users|root|mnt|scratch)/[\w.-]+|\b[A-Z]:\\Users\\")

@@ -41,7 +41,11 @@ def keep_recipe(config: Any, out: Path) -> None:
 
 def _free(key: str) -> bool:
     where = {"shards", "train", "test", "val", "workers"}
-    return key in FREE or key.startswith("loop.deepspeed") or (key.startswith("data.") and key.split(".")[1] in where)
+    return (
+        key in FREE
+        or key.startswith(("loop.deepspeed", "watch."))
+        or (key.startswith("data.") and key.split(".")[1] in where)
+    )
 
 
 def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:

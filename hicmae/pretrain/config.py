@@ -9,7 +9,7 @@ from hicmae.datasets.fbank import SoundAugmentConfig, SoundConfig
 from hicmae.runtime.loop import LoopConfig
 from hicmae.runtime.optim import OptimConfig
 
-__all__ = ["ContrastConfig", "MaskConfig", "PretrainConfig", "PretrainData", "TargetConfig"]
+__all__ = ["ContrastConfig", "MaskConfig", "PretrainConfig", "PretrainData", "TargetConfig", "WatchConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,37 @@ class ContrastConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What a run shows of itself on a schedule; nothing of it changes training, and all may change between starts."""
+
+    every: int = 0
+    """Epochs between two looks; the last epoch is always looked at. 0: no look."""
+    pictures: int = 3
+    """Clips whose reconstruction is drawn at each look."""
+    points: int = 200
+    """Clips whose features go to TensorBoard's projector at each look, at most; 0: none."""
+    clips: list[str] = field(default_factory=list)
+    """Shards of the clips that are shown; empty: those of `data.shards`."""
+    probe: list[str] = field(default_factory=list)
+    """Labelled shards whose labels are told from frozen features at each look; empty: no probe."""
+    probe_test: list[str] = field(default_factory=list)
+    """Labelled shards on which the probes are measured, e.g. FOLDER@fold=1 beside FOLDER@fold!=1; empty: a quarter of
+    the groups of `probe` (of its videos where groups are not known), which is kept out of it."""
+    wandb: str = ""
+    """Project of Weights & Biases that gets the figures of the log too, at every line; empty: none."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "pictures", "points"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"watch.{name} must not be negative, not {getattr(self, name)}")
+        if self.probe_test and not self.probe:
+            raise ValueError("watch.probe_test needs watch.probe, the labelled shards that are learnt from")
+        for name in ("clips", "probe"):
+            if getattr(self, name) and not self.every:
+                raise ValueError(f"watch.{name} is stated, and nothing is looked at: set watch.every, in epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """A pretraining run: model, objective, data, optimiser, loop."""
 
@@ -128,6 +159,8 @@ class PretrainConfig:
     """AdamW and its schedule."""
     loop: LoopConfig = LoopConfig()
     """How long and how to train."""
+    watch: WatchConfig = WatchConfig()
+    """What the run shows of itself on a schedule."""
     seed: int = 0
     """Seed of weights, order, masks and augmentation."""
     device: str = "auto"
@@ -139,5 +172,10 @@ class PretrainConfig:
         if self.contrast.negatives is None:  # resolved here, so that the printed and the stored recipe say it
             negatives: Literal["global", "local"] = "local" if self.fidelity == "published" else "global"
             object.__setattr__(self, "contrast", replace(self.contrast, negatives=negatives))
+        if self.watch.every and self.loop.engine in ("fsdp", "deepspeed"):
+            raise ValueError(
+                f"watch.every: {self.loop.engine} divides the model among processes, and watching needs it whole: set "
+                "it to 0 and draw checkpoints with `hicmae reconstruct`, or take the engine ddp"
+            )
         size = {"length": self.args.get("audio_frames"), "bins": self.args.get("mels")}
         object.__setattr__(self, "sound", self.sound.sized(**size))

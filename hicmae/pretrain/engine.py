@@ -18,6 +18,7 @@ from hicmae.models.factory import create_model, model_arguments
 from hicmae.models.profile import profile
 from hicmae.pretrain.config import PretrainConfig
 from hicmae.pretrain.objectives import objective_for
+from hicmae.pretrain.online import online
 from hicmae.runtime.dist import Place, process_group
 from hicmae.runtime.log import UserError, say
 from hicmae.runtime.loop import Objective, fit
@@ -120,6 +121,11 @@ def prepare(config: PretrainConfig, place: Place) -> Prepared:
 
 def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
     run = prepare(config, place)
+    on_epoch = None
+    if config.watch.every:
+        from hicmae.pretrain.watch import watcher_for  # draws, which takes a second to import
+
+        on_epoch = watcher_for(config, run.model, run.stream, place)
     out = Path(config.out)
     configs.check_recipe(config, out)
     place.wait()
@@ -134,19 +140,22 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
                 f"{config.model}: {size:,} parameters; {run.clips:,} clips, {run.stream.steps_per_epoch} steps per "
                 f"epoch, {config.loop.epochs} epochs on {place.world} x {place.device.type}; run folder {out}"
             )
-    return fit(
-        run.model,
-        run.objective,
-        run.stream,
-        groups=run.groups,
-        optim=config.optim,
-        loop=config.loop,
-        out=out,
-        place=place,
-        meta=run.meta,
-        show=show,
-        clip_flops=_flops(run.model) if place.device.type == "cuda" else 0.0,
-    )
+    with online(config, place) as listener:
+        return fit(
+            run.model,
+            run.objective,
+            run.stream,
+            groups=run.groups,
+            optim=config.optim,
+            loop=config.loop,
+            out=out,
+            place=place,
+            meta=run.meta,
+            show=show,
+            on_epoch=on_epoch,
+            clip_flops=_flops(run.model) if place.device.type == "cuda" else 0.0,
+            listener=listener,
+        )
 
 
 def _flops(model: Any) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,11 +54,19 @@ class RunLog:
     undisturbed one's. Only one process of a run should write (`write=False` makes every call a no-op).
 
     `elapsed` counts the seconds of the run, those before it was continued included; the first line since a start names
-    the `device`.
+    the `device`. `listener` is told every line's step and values too.
     """
 
-    def __init__(self, folder: Path, *, write: bool = True, resume_step: int = 0, device: str = "") -> None:
-        self.path = folder / "log.jsonl"
+    def __init__(
+        self,
+        folder: Path,
+        listener: Callable[[int, Mapping[str, float]], None] | None = None,
+        *,
+        write: bool = True,
+        resume_step: int = 0,
+        device: str = "",
+    ) -> None:
+        self.path, self._listener = folder / "log.jsonl", listener
         self.write = write
         self._board: Any = None
         if not write:
@@ -97,6 +105,8 @@ class RunLog:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        if self._listener is not None:
+            self._listener(step, values)
 
     def summary(self) -> str:
         """The whole run in one line, those of its parts before a continuation included."""

@@ -75,6 +75,7 @@ def fit(
     show: bool = True,
     on_epoch: Callable[[int, nn.Module], Mapping[str, float]] | None = None,
     clip_flops: float = 0.0,
+    listener: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> Path:
     """Train `model` until `loop.epochs` are done, from the newest checkpoint in `out` where there is one.
 
@@ -82,10 +83,11 @@ def fit(
     `on_epoch`; what lies beside it (an adversary, a predictor) is needed to train on, and kept in their state.
 
     `on_epoch(epoch, model)` is called after every epoch and returns scalars for the log. `clip_flops`, of a forward
-    pass of one clip, lets the log tell which share of the GPU's peak is used. Returns the folder of the
-    last checkpoint. A run that was killed and continued equals an undisturbed one bit for bit on the same device.
+    pass of one clip, lets the log tell which share of the GPU's peak is used. `listener(step, scalars)` hears, in the
+    first process, what the log is told. Returns the folder of the last checkpoint. A run that was killed and continued
+    equals an undisturbed one bit for bit on the same device.
     """
-    run = _Run(model, objective, stream, groups, optim, loop, out, place, meta, show, on_epoch, clip_flops)
+    run = _Run(model, objective, stream, groups, optim, loop, out, place, meta, show, on_epoch, clip_flops, listener)
     return run.train()
 
 
@@ -104,8 +106,9 @@ class _Run:
         show: bool,
         on_epoch: Callable[[int, nn.Module], Mapping[str, float]] | None,
         clip_flops: float,
+        listener: Callable[[int, Mapping[str, float]], None] | None,
     ) -> None:
-        self.clip_flops = clip_flops
+        self.clip_flops, self.listener = clip_flops, listener
         self.objective, self.stream, self.loop, self.out, self.place = objective, stream, loop, out, place
         self.meta, self.show, self.on_epoch = meta, show and place.first, on_epoch
         self.steps = loop.epochs * stream.steps_per_epoch
@@ -127,7 +130,8 @@ class _Run:
         if self.done and self.show:
             say(f"continuing {self.out} at step {self.done} of {self.steps}")
         bar = progress(total=self.steps, initial=self.done, desc="train", unit="step", show=self.show)
-        log = RunLog(self.out, write=self.place.first, resume_step=self.done, device=self.place.hardware)
+        hardware = self.place.hardware
+        log = RunLog(self.out, self.listener, write=self.place.first, resume_step=self.done, device=hardware)
         fresh = True
         with log, _signals(self), self._contact(), self.writer, bar:
             recent = Recent(self.place.device)
@@ -148,8 +152,10 @@ class _Run:
                         recent = Recent(self.place.device)
                     ends = self.done % per_epoch == 0
                     if ends and self.on_epoch is not None:
-                        with self._undisturbed_rng():
-                            log.scalars(self.done, self.on_epoch(epoch, self.engine.core))
+                        with self._undisturbed_rng(), recent.paused():
+                            found = self.on_epoch(epoch, self.engine.core)
+                        if found:
+                            log.scalars(self.done, found)
                     due = self.done % loop.save_every == 0 if loop.save_every else ends
                     stop = self._stop_requested()
                     if due or stop or self.done == self.steps:

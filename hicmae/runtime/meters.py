@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -39,6 +41,13 @@ class Recent:
     def seconds(self) -> float:
         """Since the last line."""
         return max(1e-9, time.monotonic() - self._since)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is no training, and its time is not counted."""
+        begun = time.monotonic()
+        yield
+        self._since += time.monotonic() - begun
 
     def wants_data(self) -> None:
         """A step is over."""
