@@ -66,7 +66,7 @@ def _begin(config: PretrainConfig) -> Any:
             config=configs.as_dict(config),
         )
     except wandb.errors.Error as error:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0].rstrip(".")
         raise UserError(
             f"watch.wandb: {first}. Run `wandb login` once, or set WANDB_MODE=offline and `wandb sync` the folder "
             f"{name.parent} later"

@@ -153,7 +153,7 @@ class Watcher:
         hidden = ", ".join(f"{getattr(part.mask, part.share):.0%} of the {part.share}" for part in self.parts)
         return picture.sheet(
             rows=rows,
-            columns=[str(frame + 1) for frame in frames] if "video" in batch else [""] * len(frames),
+            columns=[f"frame {frame + 1}" for frame in frames] if "video" in batch else [""] * len(frames),
             title=f"step {step:,}",
             caption=f"{self.config.model}; {hidden} hidden",
             footnote=picture.footnote(self.config.target.normalise),
