@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import multiprocessing
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.runtime.engine_worker"])
+_CONTEXT.set_forkserver_preload(["tests.runtime.engine_worker", "tests.pretrain.fault_worker"])
 
 
 def start(world: int, function: Callable[..., Any], *given: Any, log: Path | None = None) -> list[BaseProcess]:
@@ -55,6 +56,7 @@ def _child(
 ) -> None:
     import torch
 
+    multiprocessing.set_start_method("fork", force=True)  # readers are children of their process, as under torchrun
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
     os.environ |= dict(zip(names, map(str, (rank, rank, world, "127.0.0.1", port, 1)), strict=True))
     torch.set_num_threads(1)
@@ -63,4 +65,7 @@ def _child(
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(handle, 2)
         sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", 0), write_through=True)
-    function(*given)
+    try:
+        function(*given)
+    finally:
+        atexit._run_exitfuncs()  # an interpreter's end, which readers are ended by; multiprocessing leaves it out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +13,20 @@ from typing import Any
 import torch
 import torch.distributed as td
 
-__all__ = ["Place", "process_group"]
+from hicmae.configs.errors import Continuable
+
+__all__ = ["Lost", "Place", "contact", "process_group"]
+
+# what gloo and NCCL say of a peer that went away
+_GONE = re.compile(r"[Cc]onnection (closed|reset|refused)|[Tt]imed out|[Tt]imeout|peer|NCCL|gloo")
+
+# Groups stay referred to: the destructor waits, holding Python's lock, for threads that may wait for that lock, and it
+# would run wherever the last traceback or model is let go.
+_ENDED: list[Any] = []
+
+
+class Lost(Continuable):
+    """Another process of the run ended, or does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +67,28 @@ class Place:
 
 
 @contextmanager
+def contact(place: Place, where: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Errors that a lost process or reader raises in others, as `Continuable` naming this process and the cause."""
+    here = f"process {place.rank} of {place.world}"
+    again = "The same command continues from the last checkpoint"
+    try:
+        yield
+    except Continuable as error:
+        if place.world == 1 or type(error) is not Continuable or str(error).startswith(here):
+            raise
+        raise Continuable(f"{here}: {error}") from None
+    except RuntimeError as error:
+        told = str(error).splitlines()[0][:200] if str(error) else ""
+        if "DataLoader worker" in told:  # its death may interrupt anything
+            raise Continuable(f"{here} lost a reader{where()} ({told}). {again}") from None
+        if place.world == 1 or not _GONE.search(str(error)):
+            raise
+        raise Lost(
+            f"{here} lost another one{where()} ({told}); the process that ended first says why. {again}"
+        ) from None
+
+
+@contextmanager
 def process_group(device: str = "auto", timeout: float = 600) -> Iterator[Place]:
     """This process's `Place`; inside, the process group is up when `torchrun` started us.
 
@@ -73,8 +109,10 @@ def process_group(device: str = "auto", timeout: float = 600) -> Iterator[Place]
         yield place
         return
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    td.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    try:
-        yield place
-    finally:
-        td.destroy_process_group()
+    with contact(place):
+        td.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        try:
+            yield place
+        finally:
+            _ENDED.extend(td.distributed_c10d._world.pg_map)
+            td.destroy_process_group()

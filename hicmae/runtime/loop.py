@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from hicmae.configs.errors import Continuable
 from hicmae.runtime import checkpoint, generators
 from hicmae.runtime.checkpoint import Saved, Writer
 from hicmae.runtime.config import LoopConfig
-from hicmae.runtime.dist import Place
+from hicmae.runtime.dist import Place, contact
 from hicmae.runtime.engines import engine_for
 from hicmae.runtime.log import RunLog, UserError, progress, say
 from hicmae.runtime.meters import Recent, peak_flops
 from hicmae.runtime.optim import OptimConfig, cosine
 
-__all__ = ["Batch", "Interrupted", "LoopConfig", "Lost", "Objective", "Step", "Stream", "fit", "to_device"]
+__all__ = ["Batch", "Interrupted", "LoopConfig", "Objective", "Step", "Stream", "fit", "to_device"]
 
 Batch = dict[str, Any]
 
@@ -48,17 +47,11 @@ class Stream(Protocol):
         """The steps of an epoch from `start` on; each is a list of this process's micro-batches."""
 
 
-class Lost(Continuable):
-    """Another process of the run ended, or does not answer."""
-
-
 class Interrupted(Continuable):
     """The run was asked to stop (Ctrl-C, SIGTERM, SIGUSR1) and left a checkpoint to continue from."""
 
 
 _FAILED = 1000  # above all signals
-# what gloo and NCCL say of a peer that went away
-_LOST = re.compile(r"[Cc]onnection (closed|reset)|[Tt]imed out|[Tt]imeout|peer|NCCL|gloo", re.DOTALL)
 
 
 def fit(
@@ -133,7 +126,7 @@ class _Run:
         hardware = self.place.hardware
         log = RunLog(self.out, self.listener, write=self.place.first, resume_step=self.done, device=hardware)
         fresh = True
-        with log, _signals(self), self._contact(), self.writer, bar:
+        with log, _signals(self), contact(self.place, self._where), self.writer, bar:
             recent = Recent(self.place.device)
             while self.done < self.steps:
                 epoch, start = divmod(self.done, per_epoch)
@@ -267,19 +260,8 @@ class _Run:
             self._finish()
         return bool(asked)
 
-    @contextlib.contextmanager
-    def _contact(self) -> Iterator[None]:
-        """What a lost process does to the others, in words."""
-        try:
-            yield
-        except RuntimeError as error:
-            if self.place.world == 1 or not _LOST.search(str(error)):
-                raise
-            raise Lost(
-                f"process {self.place.rank} of {self.place.world} lost another one at step {self.done} of {self.steps} "
-                f"({str(error).splitlines()[0][:200]}); the process that ended first says why. "
-                "The same command continues from the last checkpoint"
-            ) from None
+    def _where(self) -> str:
+        return f" at step {self.done} of {self.steps}"
 
     @contextlib.contextmanager
     def _undisturbed_rng(self) -> Iterator[None]:

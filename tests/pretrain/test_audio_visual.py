@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,6 +23,7 @@ from hicmae.datasets.shards import ShardConfig, write_shards
 from hicmae.pretrain import PretrainConfig, run
 from hicmae.runtime import checkpoint
 from hicmae.runtime.log import UserError
+from tests import processes
 from tests.media_files import moving, video
 
 AUDIO = {"audio_patch": [8, 8], "audio_frames": 24, "mels": 16}
@@ -115,24 +116,13 @@ def test_a_killed_run_continued_equals_an_undisturbed_one_bit_for_bit(shards: Pa
     assert [line["loss"] for line in logged(tmp_path / "a")] == [line["loss"] for line in logged(tmp_path / "b")]
 
 
-def two_processes(config: PretrainConfig, file: Path) -> list[dict[str, float]]:
-    file.write_text(configs.to_yaml(config))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hicmae"]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "pretrain", str(file)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return logged(Path(config.out))
-
-
 def test_with_negatives_of_all_processes_two_equal_one(shards: Path, tmp_path: Path) -> None:
     options = ["--contrast.negatives=global", "--optim.warmup_epochs=0", "--optim.lr=0.05"]
     run(recipe(shards, tmp_path / "one", *options), show=False)
     one = logged(tmp_path / "one")
-    two = two_processes(recipe(shards, tmp_path / "two", *options), tmp_path / "r.yaml")
+    both = functools.partial(run, recipe(shards, tmp_path / "two", *options), show=False)
+    processes.run(2, both, log=tmp_path / "log")
+    two = logged(tmp_path / "two")
     assert len(one) == len(two) == 4 and one[0]["loss"] != pytest.approx(one[-1]["loss"], rel=1e-3)
     for a, b in zip(one, two, strict=True):
         for name in ("loss", "video", "audio", "contrastive"):  # two levels at chance: 2 ln 4, with two clips 2 ln 2

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +17,7 @@ from hicmae import configs
 from hicmae.datasets.shards import ShardConfig, write_shards
 from hicmae.pretrain import PretrainConfig, run
 from hicmae.runtime import checkpoint
+from tests import processes
 from tests.media_files import video
 
 TINY = {
@@ -85,15 +86,7 @@ def test_a_killed_process_continued_equals_an_undisturbed_one_bit_for_bit(shards
 
 def test_two_processes_equal_one(shards: Path, tmp_path: Path) -> None:
     run(recipe(shards, tmp_path / "one"), show=False)
-    (tmp_path / "r.yaml").write_text(configs.to_yaml(recipe(shards, tmp_path / "two")))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hicmae"]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "pretrain", str(tmp_path / "r.yaml")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    processes.run(2, functools.partial(run, recipe(shards, tmp_path / "two"), show=False), log=tmp_path / "log")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in one:
