@@ -130,9 +130,10 @@ def _compared(
         if pair is None:
             continue
         one, two, difference = pair
-        rows.append((*words, one.told(), two.told(), difference.told(sign=True), difference.verdict))
+        seeds = str(len(difference.values))
+        rows.append((*words, seeds, one.told(), two.told(), difference.told(sign=True), difference.verdict))
         data[" ".join(words)] = {"one": vars(one), "two": vars(two), "difference": vars(difference)}
-    return Table(name, head, tuple(rows), data)
+    return Table(name, (*head[:-4], "seeds", *head[-4:]), tuple(rows), data)
 
 
 def _labels(of: Of) -> list[Table]:
