@@ -143,7 +143,7 @@ def test_a_run_killed_while_it_looks_is_continued_and_lists_each_look_once(
     assert [line["step"] for line in lines(tmp_path / "seen") if "probe_knn_uar" in line] == [4, 8, 12]
 
 
-@pytest.mark.slow  # five seconds, most of them to start processes
+@pytest.mark.slow  # 15 seconds on a busy core, most of them to start processes
 def test_two_processes_are_watched_as_one(shards: Path, tmp_path: Path) -> None:
     options = ["--loop.epochs=1", "--watch.points=7"]
     run(watched(shards, tmp_path / "one", *options), show=False)
