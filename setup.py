@@ -41,6 +41,7 @@ EXTRAS = {
         "peft>=0.15,<1",
         "pytest>=8",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.5",
         "hypothesis>=6.100",
         "scikit-learn>=1.4",
         "mtcnn==1.0.0",
