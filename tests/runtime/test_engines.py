@@ -114,3 +114,30 @@ def test_too_many_of_them_stop_all_processes_with_weights_intact(tmp_path: Path)
     assert "not finite in 3 steps in a row" in (tmp_path / "log").read_text()
     weights, _ = checkpoint.read_weights(checkpoint.weights_file(tmp_path / "hicmae_base"))
     assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("option", "near"),
+    [("recompute", 0.0), pytest.param("compile", 1e-5, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+)
+def test_blocks_computed_again_or_compiled_learn_the_same(tmp_path: Path, option: str, near: float) -> None:
+    for name, chosen in (("plain", False), ("other", True)):  # a minute to compile, on one core
+        train(tmp_path / name, **{option: chosen})
+    one, other = (tmp_path / name / "hicmae_base" for name in ("plain", "other"))
+    assert losses(other) == pytest.approx(losses(one), abs=near, rel=0)
+    assert furthest(one, other) <= 10 * near
+
+
+def test_half_precision_with_a_scaler_trains_skips_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    ill = functools.partial(train, precision="fp16", poison=5)  # the third step's loss
+    ill(tmp_path / "whole")
+    for stop in (6, None):
+        functools.partial(ill if stop else train, precision="fp16")(tmp_path / "parts", stop=stop)
+    whole, parts = (tmp_path / run / "hicmae_base" for run in ("whole", "parts"))
+    lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert {3} <= {line["step"] for line in lines if line["bad_steps"]} < set(range(1, 11))
+    good = [line["loss"] for line in lines if not line["bad_steps"]]
+    assert good[-1] < good[0]
+    assert checkpoint.read(checkpoint.newest(parts) or parts).state["scaler"]["scale"] > 0
+    weights, other = (checkpoint.read_weights(checkpoint.weights_file(run))[0] for run in (whole, parts))
+    assert all(torch.equal(weights[key], other[key]) for key in weights)
