@@ -164,3 +164,15 @@ def test_shards_of_unequal_size_are_divided_without_loss_or_repetition(tmp_path:
 
 def plain(clip: Clip, _: torch.Generator) -> dict[str, torch.Tensor]:
     return {"video": clip.frames.take([0])}
+
+
+@pytest.mark.slow  # 20 s; measured without workers: 731.4 MiB at step 75, 731.7 at step 675
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells the resident size")
+def test_memory_stays_flat_over_a_long_run(shards: Path, tmp_path: Path) -> None:
+    rss: list[int] = []
+    file = recipe(shards, tmp_path / "run", "--loop.epochs=250", "--loop.save_every=25")
+    with worker.watched(None, 0, 0, 0.0, None, rss):
+        assert worker.main(["pretrain", str(file)]) == 0
+    assert len(rss) == 750
+    sizes = [size / 2**20 for size in rss]
+    assert max(sizes[-50:]) - max(sizes[150:200]) < 8, sizes[::50]

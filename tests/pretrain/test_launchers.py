@@ -36,7 +36,11 @@ def workers(file: Path) -> list[int]:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if str(file).encode() in words and b"pretrain" in words and not any(b"torch" in word for word in words):
+        if (
+            str(file).encode() in words
+            and b"pretrain" in words
+            and not any(word.endswith(b"torchrun") for word in words)
+        ):
             found.append(int(entry.name))
     return found
 

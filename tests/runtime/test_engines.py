@@ -141,3 +141,23 @@ def test_half_precision_with_a_scaler_trains_skips_and_goes_on_bit_for_bit(tmp_p
     assert checkpoint.read(checkpoint.newest(parts) or parts).state["scaler"]["scale"] > 0
     weights, other = (checkpoint.read_weights(checkpoint.weights_file(run))[0] for run in (whole, parts))
     assert all(torch.equal(weights[key], other[key]) for key in weights)
+
+
+@pytest.mark.slow  # 20 s of one core
+def test_a_cut_part_of_deepspeed_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    processes.run(2, functools.partial(train, tmp_path / "run", "zero1", stop=5), log=tmp_path / "log")
+    run = tmp_path / "run" / "hicmae_base"
+    last = checkpoint.newest(run)
+    assert last is not None
+    for part in sorted((last / "deepspeed").rglob("*.pt")):
+        content = part.read_bytes()
+        for tenth in range(10):
+            part.write_bytes(content[: len(content) * tenth // 10])
+            found = checkpoint.newest(run)
+            assert found is not None and found.name < last.name
+            assert f"{part.name} is missing or cut" in capsys.readouterr().err
+        part.write_bytes(content)
+    assert checkpoint.newest(run) == last
