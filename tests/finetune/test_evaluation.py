@@ -141,10 +141,10 @@ def test_samples_of_one_recording_with_different_labels_stay_apart(test_shards: 
 
 
 def _model(folder: Path) -> nn.Module:
-    from hicmae.finetune.evaluation import _load
+    from hicmae.finetune.evaluation import load_classifier
     from hicmae.runtime.checkpoint import weights_file
 
-    return _load(weights_file(folder))[0]
+    return load_classifier(weights_file(folder))[0]
 
 
 def test_the_report_agrees_with_its_own_predictions(trained: Path, test_shards: str) -> None:
