@@ -135,8 +135,10 @@ def _train(
         groups=parameter_groups(net, weight_decay=0.05),
         optim=OptimConfig(lr=0.02, warmup_epochs=0.4),
         loop=LoopConfig(
-            **{"epochs": STEPS // Clips.steps_per_epoch, "batch_size": BATCH, "log_every": 1, "save_every": 2},
-            **{"clip_grad": 1.0, "precision": "fp32", **settings},
+            **{
+                **{"epochs": STEPS // Clips.steps_per_epoch, "batch_size": BATCH, "log_every": 1, "save_every": 2},
+                **{"clip_grad": 1.0, "precision": "fp32", **settings},
+            }
         ),
         out=out,
         place=place,
