@@ -45,9 +45,9 @@ def finish(processes: list[BaseProcess], seconds: float = 120) -> list[int | Non
     return codes
 
 
-def run(world: int, function: Callable[..., Any], *given: Any, log: Path | None = None) -> None:
+def run(world: int, function: Callable[..., Any], *given: Any, log: Path | None = None, seconds: float = 120) -> None:
     """All of it; every process must end well."""
-    codes = finish(start(world, function, *given, log=log))
+    codes = finish(start(world, function, *given, log=log), seconds)
     assert codes == [0] * world, (codes, log.read_text()[-3000:] if log and log.exists() else "")
 
 
