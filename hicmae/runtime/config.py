@@ -27,8 +27,8 @@ class LoopConfig:
     engine: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = "auto"
     """Who trains: one process; each with the whole model (ddp); parameters divided among them (fsdp, ZeRO). auto is
     ddp where there are several processes."""
-    deepspeed: dict[str, Any] = field(default_factory=lambda: {"zero_optimization": {"stage": 1}})
-    """DeepSpeed's own settings, as in its JSON file; what the recipe says elsewhere is filled in."""
+    deepspeed: str | dict[str, Any] = field(default_factory=lambda: {"zero_optimization": {"stage": 1}})
+    """DeepSpeed's own settings, or the JSON file that holds them; what the recipe says elsewhere is filled in."""
     recompute: bool = False
     """Keep only the inputs of blocks and compute them again in the backward pass (activation checkpointing): less
     memory, a third more time."""

@@ -74,9 +74,9 @@ class Zero(Engine):
         """What DeepSpeed is told.
 
         Raises:
-            UserError: the recipe's `loop.deepspeed` says what is the recipe's elsewhere.
+            UserError: the recipe's `loop.deepspeed` says what is the recipe's elsewhere, or is no file of JSON.
         """
-        stated: dict[str, Any] = dict(self.loop.deepspeed)
+        stated = _read(self.loop.deepspeed)
         if taken := TAKEN.keys() & stated.keys():
             told = ", ".join(f"{key} is {TAKEN[key]}" for key in sorted(taken))
             raise UserError(f"loop.deepspeed: leave out what the recipe says elsewhere: {told}")
@@ -154,6 +154,19 @@ class Zero(Engine):
         elif self.place.first:
             before = "another engine" if left is None else json.dumps(left)
             say(f"{saved.folder} was left by {before}, not {json.dumps(now)}: its weights go on with a fresh optimiser")
+
+
+def _read(stated: str | dict[str, Any]) -> dict[str, Any]:
+    """The settings themselves, a copy."""
+    if isinstance(stated, dict):
+        return dict(stated)
+    try:
+        found = json.loads(Path(stated).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"loop.deepspeed: {stated} is no readable JSON file ({error})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"loop.deepspeed: {stated} holds no JSON object of settings")
+    return found
 
 
 class _Flat(nn.Module):

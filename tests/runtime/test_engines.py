@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from hicmae.runtime import checkpoint
+from hicmae.runtime.config import LoopConfig
+from hicmae.runtime.log import UserError
+from hicmae.runtime.zero import Zero
 from tests import processes
 from tests.runtime.engine_worker import SMALL, train
 
@@ -105,6 +108,20 @@ def test_a_loss_that_is_not_finite_on_one_process_is_skipped_by_all(tmp_path: Pa
     assert [line["step"] for line in lines if line["bad_steps"]] == [3]
     assert set(lines[2]["bad_keys"]) == {str(n) for n in range(12)}
     assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines if not line["bad_steps"])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("{", "no readable JSON"), ("[1]", "no JSON object"), ('{"optimizer": {}}', "optimizer is optim")],
+)
+def test_settings_of_deepspeed_come_from_a_file_that_says_only_what_is_its_own(
+    tmp_path: Path, content: str, told: str
+) -> None:
+    (tmp_path / "zero.json").write_text(content)
+    engine = object.__new__(Zero)
+    engine.loop = LoopConfig(deepspeed=str(tmp_path / "zero.json"))
+    with pytest.raises(UserError, match=told):
+        engine.settings()
 
 
 def test_too_many_of_them_stop_all_processes_with_weights_intact(tmp_path: Path) -> None:
