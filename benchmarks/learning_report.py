@@ -148,38 +148,32 @@ def _labels(of: Of) -> list[Table]:
     return [_compared("labels", head, pairs)]
 
 
-def _motion(of: Of) -> list[Table]:
-    pairs = {
-        (f"{100 * share:g} %",): _pair(
-            of, f"motion-{100 * share:g}-target-motion", f"motion-{100 * share:g}-target-pixels"
-        )
+def _by_share(of: Of, task: str, one: str, other: str) -> dict[tuple[str, ...], Any]:
+    """Two ways of doing a task, at each share of the labels that can be learnt from."""
+    return {
+        (f"{100 * share:g} %",): _pair(of, f"{task}-{100 * share:g}-{one}", f"{task}-{100 * share:g}-{other}")
         for share in SHARES[1:]
     }
+
+
+def _motion(of: Of) -> list[Table]:
     head = ("labels", "appearance and motion", "pixels alone", "difference", "the motion target is")
-    return [_compared("motion", head, pairs)]
+    return [_compared("motion", head, _by_share(of, "motion", "target-motion", "target-pixels"))]
 
 
 def _pieces(of: Of) -> list[Table]:
     names = {"contrast": "no-contrast", "decoder skips": "no-skips", "hierarchical fusion": "last-layer"}
     pairs = {
-        (what, f"{100 * share:g} %"): _pair(
-            of, f"agreement-{100 * share:g}-pretrained", f"agreement-{100 * share:g}-{without}"
-        )
+        (what, *share): pair
         for what, without in names.items()
-        for share in SHARES[1:]
+        for share, pair in _by_share(of, "agreement", "pretrained", without).items()
     }
     return [_compared("pieces", ("piece", "labels", "with", "without", "difference", "with it is"), pairs)]
 
 
 def _contrast(of: Of) -> list[Table]:
-    pairs = {
-        (f"{100 * share:g} %",): _pair(
-            of, f"agreement-{100 * share:g}-strong-contrast", f"agreement-{100 * share:g}-pretrained"
-        )
-        for share in SHARES[1:]
-    }
     head = ("labels", "weight 0.1", "weight 0.0025 (published)", "difference", "the greater weight is")
-    return [_compared("contrast", head, pairs)]
+    return [_compared("contrast", head, _by_share(of, "agreement", "strong-contrast", "pretrained"))]
 
 
 def _missing(of: Of) -> list[Table]:

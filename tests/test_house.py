@@ -36,7 +36,7 @@ CODE = ("hicmae", "tests", "benchmarks")
 VAGUE = {"utils", "util", "misc", "helpers", "helper", "common"}
 MODALITIES = {"av", "torchvision", "torchaudio", "webdataset"}
 TRAINING_PATH = ("models", "pretrain", "finetune", "runtime")
-# counting and drawing, what is measured afterwards, and what is read and set up before: no step passes through it
+# counting and drawing, and what is measured beside or after training: no step passes through it
 NO_TRAINING = {
     *("profile.py", "report.py", "page.py", "charts.py", "metrics.py", "comparison.py"),
     *("folds.py", "summary.py", "published.py", "comparing.py", "regroup.py"),
@@ -52,7 +52,6 @@ NO_TRAINING = {
         "predictions.py",
         "diagrams.py",
     ),
-    *("convert.py", "switches.py", "adapt.py", "adapters.py"),
     *("picture.py", "rebuilt.py", "watch.py", "probing.py", "online.py"),
 }
 TRAINING_DATA = ("samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")

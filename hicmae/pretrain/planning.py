@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hicmae.pretrain.config import PretrainConfig
 from hicmae.pretrain.engine import Prepared, prepare
 from hicmae.runtime.dist import process_group
+from hicmae.runtime.engines import blocks_of
 from hicmae.runtime.log import say
 from hicmae.runtime.loop import Batch, Stream, fit
 
@@ -75,8 +76,7 @@ def memory(config: PretrainConfig, run: Prepared, processes: int, share: int) ->
     activations are counted as what a forward pass of one clip keeps for the backward pass.
     """
     one = 4.0 * sum(parameter.numel() for parameter in run.model.parameters())
-    blocks = [module for module in run.model.modules() if type(module).__name__.endswith("Block")]
-    block = 4.0 * max((sum(p.numel() for p in module.parameters()) for module in blocks), default=0)
+    block = 4.0 * max((sum(p.numel() for p in module.parameters()) for module in blocks_of(run.model)), default=0)
     kept, averages = _activations(config, run) * share, one if config.loop.ema else 0.0
     n = processes
     return {
@@ -85,6 +85,7 @@ def memory(config: PretrainConfig, run: Prepared, processes: int, share: int) ->
         "fsdp": (4 * one + averages) / n + 2 * block + kept,
         "zero 1": 2 * one + 2 * one / n + kept,
         "zero 2": one + 3 * one / n + kept,
+        "zero 3": 4 * one / n + 2 * block + kept,
     }
 
 
@@ -122,8 +123,7 @@ def _inputs_of_blocks(run: Prepared, batch: Batch, half: bool) -> float:
         nonlocal total
         total += sum(x.nbytes for x in given if isinstance(x, Tensor))
 
-    blocks = [module for module in run.model.modules() if type(module).__name__.endswith("Block")]
-    hooks = [block.register_forward_pre_hook(count) for block in blocks]
+    hooks = [block.register_forward_pre_hook(count) for block in blocks_of(run.model)]
     with torch.no_grad(), torch.autocast("cpu", enabled=half):
         run.objective(run.model, batch)
     for hook in hooks:

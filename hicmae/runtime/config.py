@@ -31,9 +31,9 @@ class LoopConfig:
     """DeepSpeed's own settings, or the JSON file that holds them; what the recipe says elsewhere is filled in."""
     recompute: bool = False
     """Keep only the inputs of blocks and compute them again in the backward pass (activation checkpointing): less
-    memory, a third more time."""
+    memory, more time."""
     compile: bool = False
-    """Compile the blocks (torch.compile): a minute or more at the start, faster steps."""
+    """Compile the blocks (torch.compile), which takes a minute at the start."""
     ema: float | None = None
     """Decay of the averaged weights per step; null keeps none."""
     log_every: int = 10

@@ -24,7 +24,7 @@ from hicmae.runtime.dist import Place
 from hicmae.runtime.log import UserError
 from hicmae.runtime.optim import OptimConfig, adamw, set_learning_rate
 
-__all__ = ["Engine", "engine_for"]
+__all__ = ["Engine", "blocks_of", "engine_for"]
 
 Tensors = dict[str, Tensor]
 
@@ -89,7 +89,7 @@ class Engine:
         if loop.recompute:
             _recompute(self.bare)
         if loop.compile:
-            for block in _blocks(self.bare):  # block by block: compiled once for all that are alike
+            for block in blocks_of(self.bare):  # block by block: compiled once for all that are alike
                 block.compile()
         self.model: nn.Module = self.bare
         self.scaler = torch.amp.GradScaler(place.device.type) if self.precision == "fp16" else None
@@ -230,7 +230,7 @@ class FSDP(Engine):
 
         mesh = init_device_mesh(self.place.device.type, (self.place.world,))
         for module in [self.bare] if self.ema is None else [self.bare, self.ema.module]:
-            blocks = _blocks(module)
+            blocks = blocks_of(module)
             held = [parameter for block in blocks for parameter in block.parameters()]
             if len(held) == len(set(held)):  # blocks that share layers stay together, with the rest
                 for block in blocks:
@@ -255,7 +255,7 @@ def _precision(stated: str, device: torch.device) -> str:
     return stated
 
 
-def _blocks(model: nn.Module) -> list[nn.Module]:
+def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The blocks of all encoders and decoders, in order."""
     lists = [
         module
@@ -269,7 +269,7 @@ def _recompute(model: nn.Module) -> None:
     """Let blocks keep their input only, and compute the rest again when gradients are asked for."""
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
-    chosen = set(_blocks(model))
+    chosen = set(blocks_of(model))
     apply_activation_checkpointing(model, check_fn=lambda module: module in chosen)
 
 
