@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.divisions import quarters
 from hicmae.datasets.fingerprint import sum_up
 from hicmae.datasets.listing import Problem
-from hicmae.datasets.quarters import quarters
 from hicmae.datasets.remote import Remote, place_of
 from hicmae.datasets.sidecars import Sidecar, parts_of, summary_of
 
@@ -183,7 +183,7 @@ class Index:
     def where(self, condition: str) -> Index:
         """The samples for which a column of the list is a value (`fold=1`), one of several (`split=train,validation`)
         or none of them (`fold!=1`); several conditions are joined by `@`. `quarter` is there without a column: 1 to 4,
-        a division by group, or by video where groups are not known (`hicmae.datasets.quarters`).
+        a division by group, or by video where groups are not known (`hicmae.datasets.divisions`).
 
         Raises:
             UserError: there is no such column, no sample with such a value, or no sample left.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hicmae import configs
+from hicmae.datasets.divisions import few, validation_part
 from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.index import Index
 from hicmae.datasets.pipeline import Stream
@@ -24,7 +25,7 @@ from hicmae.finetune.evaluation import check_labelled, headline, load_classifier
 from hicmae.finetune.inputs import Inputs, mixed, sound_of
 from hicmae.finetune.measured import stamp_of
 from hicmae.finetune.outputs import Outputs
-from hicmae.finetune.selection import Chooser, few, validation_part
+from hicmae.finetune.selection import Chooser
 from hicmae.finetune.targets import Targeted, read_targets
 from hicmae.finetune.tasks import task_of
 from hicmae.finetune.views import TwoViews

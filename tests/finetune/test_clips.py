@@ -12,10 +12,10 @@ import pytest
 from hicmae.cli import main
 from hicmae.configs.errors import UserError
 from hicmae.datasets import Index
+from hicmae.datasets.divisions import part_of
 from hicmae.finetune import FinetuneConfig, run
 from hicmae.finetune.clips import from_clips
 from hicmae.finetune.cost import trained
-from hicmae.finetune.selection import part_of
 from hicmae.runtime.log import RunLog
 from tests.finetune.conftest import FREE_DATA, TINY, changed, tinted
 from tests.finetune.test_evaluation import HERE

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from hicmae.datasets import Index
+from hicmae.datasets.divisions import few, validation_part
 from hicmae.finetune import FinetuneConfig, evaluate, run
-from hicmae.finetune.selection import few, validation_part
 from hicmae.runtime.checkpoint import folder_of, read_weights, weights_file
 from hicmae.runtime.log import UserError
 from tests.finetune.conftest import changed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hicmae.datasets.quarters import quarters
+from hicmae.datasets.divisions import quarters
 
 
 def corpus(people: int, each: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
