@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hicmae import benchmark, configs, datasets, finetune, inference, models, pretrain, runtime, zoo
     from hicmae.inference.predict import predict_clip as predict
-    from hicmae.models import create_model, list_models, load_checkpoint
+    from hicmae.models import create_model, list_models
     from hicmae.models.profile import profile
+    from hicmae.zoo.pretrained import from_pretrained
+    from hicmae.zoo.sources import load_checkpoint
 
 __version__ = "0.1.0.dev0"
 
 # Names resolve on first use, so that `import hicmae` (and `hicmae --help`) need not wait for torch.
 _HOME = {
     "create_model": ("hicmae.models", "create_model"),
+    "from_pretrained": ("hicmae.zoo.pretrained", "from_pretrained"),
     "list_models": ("hicmae.models", "list_models"),
-    "load_checkpoint": ("hicmae.models", "load_checkpoint"),
+    "load_checkpoint": ("hicmae.zoo.sources", "load_checkpoint"),
     "predict": ("hicmae.inference.predict", "predict_clip"),
     "profile": ("hicmae.models.profile", "profile"),
 }
@@ -29,6 +32,7 @@ __all__ = [
     "create_model",
     "datasets",
     "finetune",
+    "from_pretrained",
     "inference",
     "list_models",
     "load_checkpoint",

@@ -1,7 +1,18 @@
 """What people do with a trained model: predict a video, look at a reconstruction."""
 
-from hicmae.inference.loading import Loaded, load_model
+from hicmae.inference.loading import Loaded, load_model, opened
 from hicmae.inference.predict import Prediction, WindowPrediction, predict_clip
+from hicmae.inference.processor import ModelInput, Processor
 from hicmae.inference.reconstruct import reconstruct_clip
 
-__all__ = ["Loaded", "Prediction", "WindowPrediction", "load_model", "predict_clip", "reconstruct_clip"]
+__all__ = [
+    "Loaded",
+    "ModelInput",
+    "Prediction",
+    "Processor",
+    "WindowPrediction",
+    "load_model",
+    "opened",
+    "predict_clip",
+    "reconstruct_clip",
+]

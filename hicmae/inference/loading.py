@@ -11,9 +11,10 @@ from hicmae.configs.errors import UserError
 from hicmae.models.adapters import plain_weights
 from hicmae.models.base import Model
 from hicmae.models.factory import create_model
-from hicmae.runtime.checkpoint import CheckpointError, read_weights, weights_file
+from hicmae.runtime.checkpoint import CheckpointError, read_weights
+from hicmae.zoo.sources import located
 
-__all__ = ["Loaded", "load_model"]
+__all__ = ["Loaded", "load_model", "opened"]
 
 
 class Loaded(NamedTuple):
@@ -32,10 +33,11 @@ def load_model(
     device: str | torch.device = "auto",
     ema: bool = False,
 ) -> Loaded:
-    """The model of a run folder (its newest checkpoint), a checkpoint folder, or a weights file.
+    """The model of a run folder (its newest checkpoint), a checkpoint folder, a weights file, a folder that
+    `hicmae zoo publish` wrote, a published `.pth` file, or a name of the zoo or of the Hugging Face Hub.
 
     Args:
-        source: any of these.
+        source: any of these; see `hicmae.zoo.located` for names, which are downloaded once.
         stage: the form that is needed; None takes either.
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
         ema: the averaged weights, where the run kept them.
@@ -43,7 +45,7 @@ def load_model(
     Raises:
         UserError: nothing there, damaged, made by another program, or of the other stage; the message says what to do.
     """
-    file = weights_file(source, ema=ema)
+    file = located(source, stage, ema=ema)
     state, meta = read_weights(file)
     if not {"name", "stage", "args"} <= meta.keys():
         raise CheckpointError(
@@ -57,6 +59,21 @@ def load_model(
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file}: does not fit this version's {meta['name']} ({_first(error)})") from None
     return Loaded(model.to(_device(device)).eval(), {**meta, "file": str(file)})
+
+
+def opened(
+    model: Any, stage: Literal["finetune", "pretrain"] | None = None, *, device: str | torch.device = "auto"
+) -> Loaded:
+    """Whatever a function takes as a model, as a model and what is known of it.
+
+    A source is loaded (see `load_model`); what `load_model` and `from_pretrained` give stays where it is; of a bare
+    model nothing is known but its name.
+    """
+    if isinstance(model, str | Path):
+        return load_model(model, stage, device=device)
+    if isinstance(model, tuple):  # the model comes first in both, and what is known of it last
+        return Loaded(model[0], model[-1])
+    return Loaded(model, {"name": model.name})
 
 
 def _other_stage(source: str | Path, wanted: str) -> str:

@@ -21,7 +21,7 @@ from hicmae.datasets.transforms import normalise
 from hicmae.finetune.inputs import Inputs
 from hicmae.finetune.outputs import Outputs
 from hicmae.inference.hearing import Soundtrack
-from hicmae.inference.loading import Loaded, load_model
+from hicmae.inference.loading import Loaded, opened
 from hicmae.inference.windows import Preprocessing, Window, windows
 from hicmae.models.base import Model
 
@@ -161,9 +161,7 @@ def predict_clip(
         MediaError: the clip cannot be used, or has no sound for a model that only hears; the message says why.
         UserError: the checkpoint cannot be used, or has no classes to predict (fine-tune it first).
     """
-    if isinstance(model, str | Path):
-        model = load_model(model, stage="finetune", device=device)
-    net, meta = model if isinstance(model, tuple) else (model, {"name": model.name})
+    net, meta = opened(model, "finetune", device=device)
     _check_classifier(net)
     how, inputs, outputs = Preprocessing.of(net, meta), Inputs.of(net), Outputs.of(meta)
     if window is not None or hop is not None or batch_size < 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hicmae.configs.errors import UserError
 from hicmae.datasets.media import MediaError
 from hicmae.inference.hearing import Soundtrack
-from hicmae.inference.loading import Loaded, load_model
+from hicmae.inference.loading import Loaded, opened
 from hicmae.inference.windows import Preprocessing, Window, middle_window
 from hicmae.models.base import Model
 from hicmae.pretrain.config import MaskConfig, TargetConfig
@@ -60,7 +60,7 @@ def reconstruct_clip(
     out = Path(out)
     if out.suffix.lower() != ".png":
         raise UserError(f"{out}: the picture is a PNG; give a name that ends in .png")
-    net, meta = model if isinstance(model, tuple) else load_model(model, stage="pretrain", device=device)
+    net, meta = opened(model, "pretrain", device=device)
     if net.stage != "pretrain":
         raise UserError(f"{net.name}: a fine-tuned model has no decoder; give the pretraining run it came from")
     how = Preprocessing.of(net, meta)
