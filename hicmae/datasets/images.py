@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from hicmae.datasets.containers import sniff_image
+from hicmae.datasets.limits import MediaLimits
 from hicmae.datasets.media import MediaError, VideoInfo
 
 __all__ = ["is_image", "read_folder", "read_image"]
@@ -36,17 +37,23 @@ def read_image(path: Path) -> tuple[VideoInfo, np.ndarray]:
     Its frame rate is said to be 25, as that of a video of one frame.
 
     Raises:
-        MediaError: it is damaged, cut off, or larger than 178 million pixels.
+        MediaError: it is damaged, cut off, or larger than `limits.MediaLimits` allows.
     """
+    limits = MediaLimits.current()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF data, of many pixels
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 kind = str(image.format)
+                refusal = limits.too_large(*image.size)
+                if refusal is not None:  # known from its head, before a pixel is unpacked
+                    raise MediaError(path, *refusal)
                 upright = ImageOps.exif_transpose(image)
                 if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8
                     upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
                 pixels = np.asarray(upright.convert("RGB"))
+    except MediaError:
+        raise
     except Exception as error:  # whatever a decoder trips over
         words = str(error).removesuffix(str(path)) or type(error).__name__
         raise MediaError(path, f"is damaged or cut off ({words})", "copy or download it again") from error

@@ -1,6 +1,7 @@
 """Reading (and, from `recording`, writing) video files: frames by their timestamps, sound on the video's time axis.
 
-Every failure to read is a `MediaError` that says what is wrong with which file, and what to do.
+Every failure to read is a `MediaError` that says what is wrong with which file, and what to do. Files are not trusted:
+what is too large is refused (`limits`), and a file is never a reason to open another one, here or in the network.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import av
 import numpy as np
 
 from hicmae.datasets.containers import FORMATS, declared_bytes, describe, sniff, sniff_sound
+from hicmae.datasets.limits import LEAST_SOUND_RATE, MediaLimits
 from hicmae.datasets.recording import SOUND_RATE, write_video
 
 __all__ = ["SOUND_RATE", "MediaError", "VideoInfo", "open_video", "read_audio", "read_frames", "write_video"]
@@ -22,6 +24,7 @@ __all__ = ["SOUND_RATE", "MediaError", "VideoInfo", "open_video", "read_audio", 
 _LONGEST_GAP = 3600  # seconds of silence in a sound track that are still believed
 _DRIFT = 0.0015  # seconds between what timestamps say and what samples sum up to; ticks of Matroska are 1 ms
 _AGAIN = "copy, download or record it again"
+_SOUND_AGAIN = "convert its sound with ffmpeg"
 
 
 class MediaError(ValueError):
@@ -108,6 +111,7 @@ def read_frames(
             # half a frame early: timestamps are rounded to the container's ticks
             container.seek(int(max(0.0, start - 0.5 / rate) / float(stream.time_base)), stream=stream)
         first = last = end = None
+        limits = MediaLimits.current()
         for frame in container.decode(stream):
             time = frame.time
             if time is None or (last is not None and time <= last):
@@ -117,6 +121,7 @@ def read_frames(
             if stop is not None and time >= stop:
                 return
             first, last = time if first is None else first, time
+            _within(path, limits.too_long(time - first))
             end = time + (float(frame.duration * frame.time_base) if frame.duration else 1 / rate)
             if start is None or time >= start:
                 pixels = frame.reformat(format="rgb24", threads=1).to_ndarray()  # the same on any number of cores
@@ -149,9 +154,12 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, float] | None:
         stream.codec_context.thread_count = 1
         runs: list[tuple[float, list[np.ndarray]]] = []
         resampler: Any = None
-        expected = before = 0.0
+        expected = before = seconds = 0.0
         drifted = 0
+        limits = MediaLimits.current()
         for frame in container.decode(stream):
+            if frame.sample_rate < LEAST_SOUND_RATE:
+                raise MediaError(path, f"has sound of too few samples ({frame.sample_rate} per second)", _SOUND_AGAIN)
             time = expected if frame.time is None else frame.time
             off = time - expected
             # a new run where the track jumps (half a frame of jitter is rounding), and where it has drifted for a while
@@ -167,8 +175,10 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, float] | None:
             try:
                 runs[-1][1].extend(_samples(resampler.resample(frame)))
             except ValueError as error:
-                raise MediaError(path, "changes its sound format midway", "convert its sound with ffmpeg") from error
+                raise MediaError(path, "changes its sound format midway", _SOUND_AGAIN) from error
             expected += frame.samples / frame.sample_rate
+            seconds += frame.samples / frame.sample_rate
+            _within(path, limits.too_long(seconds))
         if not runs:
             return None
         runs[-1][1].extend(_samples(resampler.resample(None)))
@@ -211,6 +221,7 @@ def _opened(path: str | Path, *, sound: bool = False) -> Iterator[tuple[Any, Any
 
     With `sound`, files without pictures are opened too.
     """
+    unsized = False
     path = Path(path).absolute()  # absolute, so that no name reads as a protocol ("pipe:", "http:")
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -225,12 +236,15 @@ def _opened(path: str | Path, *, sound: bool = False) -> Iterator[tuple[Any, Any
         there, declared = path.stat().st_size, declared_bytes(path, kind)
         if declared is not None and there < declared:
             raise MediaError(path, f"is cut off ({there:,} of {declared:,} bytes are there)", _AGAIN)
-        with av.open(str(path), "r", format=FORMATS[kind], metadata_errors="replace") as container:
+        limits = MediaLimits.current()
+        with _demuxed(path, FORMATS[kind], limits) as container:
             pictures = [s for s in container.streams.video if not s.disposition & _COVER]
             if not pictures and not sound:
                 raise MediaError(path, "holds no video", "leave it out")
             if pictures and pictures[0].codec_context is None:
                 raise MediaError(path, "uses a codec that cannot be decoded", "convert it to H.264 with ffmpeg")
+            _check(path, container, pictures[0] if pictures else None, limits)
+            unsized = bool(pictures) and not pictures[0].codec_context.width
             yield container, pictures[0] if pictures else None
     except MediaError:
         raise
@@ -241,9 +255,44 @@ def _opened(path: str | Path, *, sound: bool = False) -> Iterator[tuple[Any, Any
     except PermissionError as error:
         raise MediaError(path, "cannot be read (permission denied)", "change its permissions with chmod") from error
     except av.FFmpegError as error:
+        if unsized:  # FFmpeg forgets the size of pictures that it refused to decode
+            raise MediaError(path, *limits.not_sized()) from error
         raise MediaError(path, f"is damaged or cut off ({error.strerror})", _AGAIN) from error
     except OSError as error:
         raise MediaError(path, f"cannot be read ({error.strerror or error})", "check the disk it lies on") from error
+
+
+def _demuxed(path: Path, kind: str, limits: MediaLimits) -> Any:
+    """The open container. Decoders are told the limit before the first frame, which FFmpeg decodes on opening."""
+    guards = {
+        "max_pixels": str(limits.pixels),
+        "max_streams": str(limits.tracks + 1),
+        "protocol_whitelist": "file",
+        "format_whitelist": kind,
+    }
+    try:
+        return av.open(str(path), "r", format=kind, options=guards, metadata_errors="replace")
+    except av.error.MemoryError:  # how FFmpeg says that there are more tracks than it may open
+        raise MediaError(path, *limits.too_many()) from None
+
+
+def _check(path: Path, container: Any, pictures: Any, limits: MediaLimits) -> None:
+    """What the container declares lies within the limits; the decoder will hold itself to that of pixels."""
+    if len(container.streams) > limits.tracks:
+        raise MediaError(path, *limits.too_many())
+    if pictures is None:
+        _within(path, limits.too_long(container.duration / av.time_base if container.duration else 0.0))
+        return
+    context = pictures.codec_context
+    _within(path, limits.too_large(context.width, context.height))
+    _within(path, limits.too_fast(float(pictures.average_rate or 0)))
+    _within(path, limits.too_long(_declared_seconds(container, pictures) or 0.0))
+    context.options = {"max_pixels": str(limits.pixels)}
+
+
+def _within(path: str | Path, refusal: tuple[str, str] | None) -> None:
+    if refusal is not None:
+        raise MediaError(path, *refusal)
 
 
 _COVER = av.stream.Disposition.attached_pic
