@@ -35,10 +35,12 @@ EXTRAS = {
     "remote": ["s3fs>=2024.2", "fsspec>=2024.2"],
     "report": ["scikit-learn>=1.4"],
     "face": ["mtcnn==1.0.0"],
+    "predict": ["pandas>=2"],
     "lora": ["peft>=0.15,<1"],
     "wandb": ["wandb>=0.19"],
     "dev": [
         "peft>=0.15,<1",
+        "pandas>=2",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.5",

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from hicmae.configs.errors import UserError
-from hicmae.datasets.faces.crop import Geometry, cropped, to_crop
+from hicmae.datasets.faces.crop import Geometry, cropped, squares, to_crop
 from hicmae.datasets.faces.detect import Detector
 from hicmae.datasets.media import MediaError, VideoInfo
 
@@ -44,6 +44,8 @@ class Run:
     """Left, top, side."""
     path: Path | None = None
     geometry: Geometry | None = None
+    chosen: bool = True
+    """Whether the recipe would take it of faces seen at the same time (`crop.several`)."""
 
     def square(self, pixels: np.ndarray, number: int, size: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Frame `number` -> (size, size, 3) uint8, and where the eyes are in it, (2, 2), if it is known."""
@@ -68,6 +70,15 @@ class Run:
         rows = np.column_stack([poses[:, :2], np.degrees(poses[:, 2]), widths]).round(2).tolist()
         return {**stated, "path": rows}
 
+    def corners(self, count: int) -> np.ndarray:
+        """Where the square lies in the first `count` frames: (F, 4, 2) float32, x and y in pixels of the picture of its
+        upper left, upper right, lower right and lower left corner; F is 1 for a box that stays."""
+        if self.path is None or self.geometry is None:
+            left, top, side = self.box
+            ends = [(left, top), (left + side, top), (left + side, top + side), (left, top + side)]
+            return np.array([ends], np.float32)
+        return squares(self.path.poses[:count], self.geometry).astype(np.float32)
+
     def side(self, first: int, end: int) -> int:
         """Typical width of the crop in frames `first` to `end`, in pixels of the picture."""
         if self.path is None or self.geometry is None:
@@ -84,12 +95,15 @@ def preprocessing_crop(config: ShardConfig) -> dict[str, Any]:
     return {"kind": "box", "box": list(config.box)} if config.box is not None else {"kind": config.faces}
 
 
-def runs_of(path: File, config: ShardConfig, info: VideoInfo, frames: Frames, *, source: str) -> list[Run]:
+def runs_of(
+    path: File, config: ShardConfig, info: VideoInfo, frames: Frames, *, source: str, everyone: bool = False
+) -> list[Run]:
     """What is to be cut from a video, in order of time; faces are followed through all of it first.
 
     Args:
         frames: gives the video's frames from the beginning, as often as it is called.
         source: the video's path as track files know it.
+        everyone: every face that was followed, whatever `config.crop.several` chooses (`Run.chosen` tells).
 
     Raises:
         MediaError: the box does not lie in the picture, a picture said to be cropped is no square, no face is shown.
@@ -97,10 +111,13 @@ def runs_of(path: File, config: ShardConfig, info: VideoInfo, frames: Frames, *,
     """
     picture = (info.width, info.height)
     if config.faces in ("mtcnn", "boxes"):
-        paths = _followed(path, config, picture, frames, source)
+        paths = _followed(path, config, picture, frames, source, everyone)
         geometry = Geometry(config.crop.eye_distance, config.crop.eye_height)
         if paths:
-            return [Run(config.faces, picture, p.first, p.end, p.seconds, path=p, geometry=geometry) for p in paths]
+            return [
+                Run(config.faces, picture, p.first, p.end, p.seconds, path=p, geometry=geometry, chosen=taken)
+                for p, taken in paths
+            ]
         if config.crop.missing == "skip":
             where = "in its track files" if config.faces == "boxes" else "by mtcnn"
             remedy = "leave it out, or take its centre square: crop.missing=centre"
@@ -127,13 +144,15 @@ def scaled(pixels: np.ndarray, size: int) -> Image.Image:
     return picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
-def _followed(path: File, config: ShardConfig, picture: tuple[int, int], frames: Frames, source: str) -> list[Path]:
+def _followed(
+    path: File, config: ShardConfig, picture: tuple[int, int], frames: Frames, source: str, everyone: bool
+) -> list[tuple[Path, bool]]:
     # imported here because it brings torch
     from hicmae.datasets.faces.boxes import read_tracks, track_files
     from hicmae.datasets.faces.path import paths_of
     from hicmae.datasets.faces.tracks import chosen, find_tracks
 
-    crop = config.crop
+    crop, detector = config.crop, None
     if config.faces == "boxes":
         files = track_files(crop.tracks or "", source)
         times = np.array([time for time, _ in frames()])
@@ -142,11 +161,14 @@ def _followed(path: File, config: ShardConfig, picture: tuple[int, int], frames:
         except UserError as error:
             reason, _, remedy = str(error).replace(f"{crop.tracks}/", "").rpartition("; ")
             raise MediaError(path, f"has a track file that cannot be used ({reason})", remedy) from None
-        return paths_of(chosen(tracks, crop.several), times, crop)
-    first, closer = _detectors(crop.smallest, crop.device)
-    times, tracks = find_tracks(frames(), first, crop, closer)
-    tracks = chosen(tracks, crop.several)
-    return paths_of(tracks, times, crop, frames, closer) if crop.second_pass else paths_of(tracks, times, crop)
+    else:
+        first, closer = _detectors(crop.smallest, crop.device)
+        times, tracks = find_tracks(frames(), first, crop, closer)
+        detector = closer if crop.second_pass else None
+    taken = chosen(tracks, crop.several)
+    tracks = tracks if everyone else taken
+    paths = paths_of(tracks, times, crop) if detector is None else paths_of(tracks, times, crop, frames, detector)
+    return [(each, any(track is one for one in taken)) for each, track in zip(paths, tracks, strict=True)]
 
 
 @functools.lru_cache(maxsize=2)

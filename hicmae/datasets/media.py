@@ -19,9 +19,19 @@ from hicmae.datasets.containers import FORMATS, declared_bytes, describe, sniff,
 from hicmae.datasets.limits import LEAST_SOUND_RATE, MediaLimits
 from hicmae.datasets.recording import SOUND_RATE, write_video
 
-__all__ = ["SOUND_RATE", "MediaError", "VideoInfo", "open_video", "read_audio", "read_frames", "write_video"]
+__all__ = [
+    "SOUND_RATE",
+    "MediaError",
+    "VideoInfo",
+    "open_video",
+    "read_audio",
+    "read_frames",
+    "stream_audio",
+    "write_video",
+]
 
-_LONGEST_GAP = 3600  # seconds of silence in a sound track that are still believed
+LONGEST_GAP = 3600
+"""Seconds of silence in a sound track that are still believed."""
 _DRIFT = 0.0015  # seconds between what timestamps say and what samples sum up to; ticks of Matroska are 1 ms
 _AGAIN = "copy, download or record it again"
 _SOUND_AGAIN = "convert its sound with ffmpeg"
@@ -145,14 +155,41 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, float] | None:
     Raises:
         MediaError: the file is missing, cut off, neither video nor sound, or damaged.
     """
+    runs: list[tuple[float, list[np.ndarray]]] = []
+    for time, part in stream_audio(path):
+        if time is not None:
+            runs.append((time, []))
+        runs[-1][1].append(part)
+    if not runs:
+        return None
+    begin = min(time for time, _ in runs)
+    placed = [(round((time - begin) * SOUND_RATE), np.concatenate(parts)) for time, parts in runs]
+    length = max((at + len(part) for at, part in placed if len(part)), default=0)
+    if length > sum(len(part) for _, part in placed) + LONGEST_GAP * SOUND_RATE:
+        raise MediaError(path, f"is damaged (its sound is placed over {length / SOUND_RATE:.0f} s)", _AGAIN)
+    wave = np.zeros(length, np.float32)
+    for at, part in placed:
+        wave[at : at + len(part)] = part
+    return (wave, begin) if len(wave) else None
+
+
+def stream_audio(path: str | Path) -> Iterator[tuple[float | None, np.ndarray]]:
+    """The sound of `read_audio` piece by piece, so that little of it is held at a time.
+
+    Yields:
+        (seconds, (S,) float32): where the track begins, and wherever it jumps, the time at which the piece lies (it may
+        be empty); None where the piece follows the one before. Nothing where the file has no sound.
+
+    Raises:
+        MediaError: as `read_audio`.
+    """
     with _opened(path, sound=True) as (container, _):
         if not container.streams.audio:
-            return None
+            return
         stream = container.streams.audio[0]
         if stream.codec_context is None:
             raise MediaError(path, "has sound that cannot be decoded", "convert its sound to AAC with ffmpeg")
         stream.codec_context.thread_count = 1
-        runs: list[tuple[float, list[np.ndarray]]] = []
         resampler: Any = None
         expected = before = seconds = 0.0
         drifted = 0
@@ -167,34 +204,26 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, float] | None:
             before = off
             if resampler is None or drifted > 8 or abs(off) > max(0.005, 0.5 * frame.samples / frame.sample_rate):
                 if resampler is not None:
-                    runs[-1][1].extend(_samples(resampler.resample(None)))
+                    yield None, _samples(resampler.resample(None))
                 # 16 bits, because only then FFmpeg's mix of two channels is their mean
                 resampler = av.AudioResampler(format="s16", layout="mono", rate=SOUND_RATE)
-                runs.append((time, []))
+                yield time, np.zeros(0, np.float32)
                 expected, before, drifted = time, 0.0, 0
             try:
-                runs[-1][1].extend(_samples(resampler.resample(frame)))
+                part = _samples(resampler.resample(frame))
             except ValueError as error:
                 raise MediaError(path, "changes its sound format midway", _SOUND_AGAIN) from error
+            yield None, part
             expected += frame.samples / frame.sample_rate
             seconds += frame.samples / frame.sample_rate
             _within(path, limits.too_long(seconds))
-        if not runs:
-            return None
-        runs[-1][1].extend(_samples(resampler.resample(None)))
-        begin = min(time for time, _ in runs)
-        placed = [(round((time - begin) * SOUND_RATE), np.concatenate(parts)) for time, parts in runs if parts]
-        length = max((at + len(part) for at, part in placed), default=0)
-        if length > sum(len(part) for _, part in placed) + _LONGEST_GAP * SOUND_RATE:
-            raise MediaError(path, f"is damaged (its sound is placed over {length / SOUND_RATE:.0f} s)", _AGAIN)
-        wave = np.zeros(length, np.float32)
-        for at, part in placed:
-            wave[at : at + len(part)] = part
-        return (wave, begin) if len(wave) else None
+        if resampler is not None:
+            yield None, _samples(resampler.resample(None))
 
 
-def _samples(frames: Sequence[Any]) -> list[np.ndarray]:
-    return [frame.to_ndarray().reshape(-1).astype(np.float32) / 32768 for frame in frames]
+def _samples(frames: Sequence[Any]) -> np.ndarray:
+    parts = [frame.to_ndarray().reshape(-1).astype(np.float32) / 32768 for frame in frames]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
 def _head(path: str | Path) -> bytes:

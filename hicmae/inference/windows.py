@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import math
+from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hicmae.configs.errors import UserError
@@ -30,7 +33,7 @@ from hicmae.datasets.transforms import resize
 from hicmae.finetune.inputs import sound_of
 from hicmae.models.base import Model
 
-__all__ = ["Preprocessing", "Window", "middle_window", "windows"]
+__all__ = ["Preprocessing", "Stretch", "Window", "middle_window", "stretches", "windows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,89 @@ class Window:
     """Seconds of each of the T frames."""
 
 
+class Stretch:
+    """A face (or the square that stays) from its first frame to its last: its windows while the video passes by."""
+
+    def __init__(self, run: Run, how: Preprocessing, hop: int, step: float, gauge: Gauge | None = None) -> None:
+        self.run, self.how, self.hop = run, how, hop
+        self.gauge = gauge if run.chosen else None
+        self.times = array("d")
+        """Seconds of its frames."""
+        self.look = b""
+        """The square as it was cut out, about the middle of its time: a JPEG of at most 128 pixels."""
+        self.marks: list[np.ndarray] = []
+        """The first and the last square, very small, once it has ended."""
+        self._crops: dict[str, np.ndarray] = {}
+        self._step = step  # the usual time between frames
+        self._recent: deque[tuple[float, Tensor]] = deque(maxlen=how.frames)
+        self._taken = 0
+
+    @property
+    def end(self) -> float:
+        """Seconds at which its last frame so far is no longer shown."""
+        return self.times[-1] + self._step
+
+    def add(self, number: int, time: float, pixels: np.ndarray) -> Window | None:
+        """The next frame; returns the window that ends before it, if one is due."""
+        count = len(self.times)
+        self._step = time - self.times[-1] if count else self._step
+        self.times.append(time)
+        if count % self.how.stride:
+            return None
+        due = self._taken >= self.how.frames and (self._taken - self.how.frames) % self.hop == 0
+        window = _window(self._recent, self.how.frames, end=time) if due else None
+        crop, eyes = self.run.square(pixels, number, self.how.stored)
+        if self.gauge is not None:
+            self.gauge.look(crop, eyes)
+        self._see(crop, count)
+        frame = torch.from_numpy(crop.copy()).permute(2, 0, 1)  # (3, H, W)
+        self._recent.append((time, resize(frame[None], self.how.size)[0].contiguous()))
+        self._taken += 1
+        return window
+
+    def finish(self) -> Window | None:
+        """The last window, which ends with the face; None if there was no frame."""
+        if self._crops:  # videos may hold thousands of faces
+            self.look = _jpeg(self._crops["middle"])
+            self.marks = [_small(self._crops[name]) for name in ("first", "last")]
+            self._crops.clear()
+        return _window(self._recent, self.how.frames, end=self.end) if self._recent else None
+
+    def _see(self, crop: np.ndarray, count: int) -> None:
+        self._crops.setdefault("first", crop)
+        self._crops["last"] = crop
+        half = None if self.run.end is None else (self.run.end - self.run.first) // 2
+        # of unknown length: one that lies in the second half until now
+        if count <= half if half is not None else not self._taken & (self._taken - 1):
+            self._crops["middle"] = crop
+
+
+def stretches(
+    path: str | Path,
+    how: Preprocessing,
+    *,
+    hop: int | None = None,
+    start: float | None = None,
+    stop: float | None = None,
+    gauge: Gauge | None = None,
+    everyone: bool = True,
+) -> tuple[list[Stretch], Iterator[tuple[Stretch, Window]]]:
+    """All faces of a video in order of time, and their windows as they end, in one pass over the frames.
+
+    Args, Raises: as `windows`. `everyone` follows all faces, otherwise those that the recipe takes of several.
+    """
+    hop = max(1, how.frames // 2) if hop is None else hop
+    info = open_video(path)
+    config = ShardConfig(size=how.stored, max_fps=how.max_fps, box=how.box, faces=how.faces, crop=how.crop)
+
+    def frames() -> Iterator[tuple[float, np.ndarray]]:
+        return shown(path, info, read_frames(path, start=start, stop=stop, threads=0), how.max_fps)
+
+    runs = runs_of(Path(path), config, info, frames, source=Path(path).name, everyone=everyone)
+    found = [Stretch(run, how, hop, 1 / how.rate(info.fps), gauge) for run in runs]
+    return found, _streamed(found, frames)
+
+
 def windows(
     path: str | Path,
     how: Preprocessing,
@@ -134,50 +220,33 @@ def windows(
             no face.
         UserError: faces are to be cropped and there is no detector.
     """
-    hop = max(1, how.frames // 2) if hop is None else hop
-    info = open_video(path)
-    config = ShardConfig(size=how.stored, max_fps=how.max_fps, box=how.box, faces=how.faces, crop=how.crop)
-
-    def frames() -> Iterator[tuple[float, np.ndarray]]:
-        return shown(path, info, read_frames(path, start=start, stop=stop, threads=0), how.max_fps)
-
-    runs = runs_of(Path(path), config, info, frames, source=Path(path).name)
-    pictures = enumerate(frames())
-    for run in runs:
-        yield from _of_run(run, pictures, how, hop, 1 / how.rate(info.fps), gauge)
+    _, found = stretches(path, how, hop=hop, start=start, stop=stop, gauge=gauge, everyone=False)
+    for _, window in found:
+        yield window
 
 
-def _of_run(
-    run: Run,
-    pictures: Iterator[tuple[int, tuple[float, np.ndarray]]],
-    how: Preprocessing,
-    hop: int,
-    step: float,
-    gauge: Gauge | None,
-) -> Iterator[Window]:
-    """The windows of one run; `step` is the usual time between frames."""
-    recent: deque[tuple[float, Tensor]] = deque(maxlen=how.frames)
-    taken = 0
-    last = -math.inf
-    for number, (time, pixels) in pictures:
-        count = number - run.first
-        if count < 0:
-            continue
-        step = time - last if count else step
-        last = time
-        if count % how.stride == 0:
-            if taken >= how.frames and (taken - how.frames) % hop == 0:
-                yield _window(recent, how.frames, end=time)
-            crop, eyes = run.square(pixels, number, how.stored)
-            if gauge is not None:
-                gauge.look(crop, eyes)
-            frame = torch.from_numpy(crop.copy()).permute(2, 0, 1)  # (3, H, W)
-            recent.append((time, resize(frame[None], how.size)[0].contiguous()))
-            taken += 1
-        if number + 1 == run.end:
+def _streamed(
+    found: list[Stretch], frames: Callable[[], Iterator[tuple[float, np.ndarray]]]
+) -> Iterator[tuple[Stretch, Window]]:
+    waiting, going = sorted(found, key=lambda each: -each.run.first), list[Stretch]()
+    for number, (time, pixels) in enumerate(frames()):
+        while waiting and waiting[-1].run.first <= number:
+            going.append(waiting.pop())
+        for each in list(going):
+            window = each.add(number, time, pixels)
+            if window is not None:
+                yield each, window
+            if number + 1 == each.run.end:
+                going.remove(each)
+                window = each.finish()
+                if window is not None:
+                    yield each, window
+        if not going and not waiting:
             break
-    if recent:
-        yield _window(recent, how.frames, end=last + step)
+    for each in going:
+        window = each.finish()
+        if window is not None:
+            yield each, window
 
 
 def middle_window(path: str | Path, how: Preprocessing, *, start: float | None = None) -> Window:
@@ -207,6 +276,17 @@ def _window(recent: deque[tuple[float, Tensor]], length: int, end: float) -> Win
     padding = length - len(frames)
     stack = torch.stack([*frames, *frames[-1:] * padding], 1)
     return Window(times[0], end, stack, times + times[-1:] * padding)
+
+
+def _jpeg(crop: np.ndarray) -> bytes:
+    picture, buffer = Image.fromarray(crop), io.BytesIO()
+    picture.thumbnail((128, 128))
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _small(crop: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(crop).resize((16, 16), Image.Resampling.BOX), np.float32)
 
 
 _FACES: dict[str, Literal["centre", "mtcnn", "none"]] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-__all__ = ["Geometry", "cropped", "from_crop", "pose_of", "to_crop"]
+__all__ = ["Geometry", "cropped", "from_crop", "pose_of", "squares", "to_crop"]
 
 _TALL = 0.75
 """Eye distance over the distance from eyes to mouth below which a face counts as turned aside; 0.75 to 1.1 from the
@@ -78,6 +78,12 @@ def from_crop(points: np.ndarray, pose: np.ndarray, geometry: Geometry, size: in
     """Points (..., 2) of a crop of `size` pixels -> where they lie in the frame."""
     turn, corner = _placed(pose, geometry)
     return corner + points @ turn.T * (pose[3] / geometry.eye_distance / size)
+
+
+def squares(poses: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Where the crops of poses (F, 4) lie: (F, 4, 2), the corners from the upper left one on, clockwise."""
+    ends = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    return np.stack([from_crop(ends, pose, geometry, 1) for pose in poses]) if len(poses) else np.zeros((0, 4, 2))
 
 
 def _placed(pose: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
