@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from hicmae.datasets.check import Report
     from hicmae.datasets.faces import CropConfig
     from hicmae.datasets.fbank import SoundAugmentConfig, SoundConfig, log_mel
+    from hicmae.datasets.frames import JpegStrip
     from hicmae.datasets.index import Index
     from hicmae.datasets.media import MediaError, VideoInfo, open_video, read_audio, read_frames, write_video
     from hicmae.datasets.pipeline import Stream, evaluate_batches
-    from hicmae.datasets.samples import Clip, JpegStrip, SampleError
+    from hicmae.datasets.samples import Clip, SampleError
     from hicmae.datasets.sampling import View, eval_views, pretrain_view, train_view
     from hicmae.datasets.shards import ShardConfig, merge_shards, write_part, write_shards
     from hicmae.datasets.store import ClipStore
@@ -27,7 +28,7 @@ _HOME = {
     "Corpus": "synthetic",
     "CropConfig": "faces",
     "Index": "index",
-    "JpegStrip": "samples",
+    "JpegStrip": "frames",
     "MediaError": "media",
     "Mixup": "transforms",
     "Report": "check",

@@ -19,7 +19,7 @@ from hicmae.datasets.listing import Problem
 from hicmae.datasets.remote import Remote, place_of
 from hicmae.datasets.sidecars import Sidecar, parts_of, summary_of
 
-__all__ = ["Index", "Shard", "Skip", "build"]
+__all__ = ["Index", "Shard", "Skip", "build", "hashed_bytes"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Shard:
     sha256: str
     samples: int
     seconds: float
+    format: str = "jpeg"
+    """How its frames are stored: jpeg, mp4 or raw."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,11 @@ class Index:
             **columns,
         )
 
+    def hashed(self, number: int) -> int:
+        """How many of a sample's bytes, from its first on, its sha256 is of."""
+        kind, side = self.shards[self.shard[number]].format, self.preprocessing["size"]
+        return hashed_bytes(int(self.size[number]), kind, int(self.frames[number]), side)
+
     @property
     def audible(self) -> np.ndarray:
         """(N,) bool, whether there is a sound track on which something is to be heard."""
@@ -247,6 +254,11 @@ _NUMBERS: dict[str, type] = {
 }
 
 
+def hashed_bytes(size: int, kind: str, frames: int, side: int) -> int:
+    """How many of the `size` bytes of a sample its sha256 is of: all but raw frames, which have checksums each."""
+    return size - (-(-frames * 3 * side**2 // 512) * 512 if kind == "raw" else 0)
+
+
 def build(folder: Path | Remote, parts: Iterable[Sidecar], summary: dict[str, Any]) -> Index:
     """The index of the shards described by `parts` (those without a sample add only what they skipped).
 
@@ -288,7 +300,16 @@ def build(folder: Path | Remote, parts: Iterable[Sidecar], summary: dict[str, An
         numbers["shard"].append(np.full(len(rows), len(shards), np.int64))
         numbers["corpus"].append(np.zeros(len(rows), np.int64))
         tar, seconds = part.path.with_suffix(".tar").name, sum(row["seconds"] for row in rows)
-        shards.append(Shard(folder / tar, part.head["bytes"], part.head["sha256"], len(rows), seconds))
+        shards.append(
+            Shard(
+                folder / tar,
+                part.head["bytes"],
+                part.head["sha256"],
+                len(rows),
+                seconds,
+                part.head.get("format", "jpeg"),
+            )
+        )
     columns: dict[str, Any] = {name: np.concatenate(arrays) for name, arrays in numbers.items()}
     columns |= {name: _objects(values) for name, values in texts.items()}
     return Index(

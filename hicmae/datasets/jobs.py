@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.conversion import Stored
+from hicmae.datasets.index import hashed_bytes
 from hicmae.datasets.listing import Item
 from hicmae.datasets.media import MediaError
 from hicmae.datasets.sidecars import FORMAT, read_head
@@ -139,16 +141,21 @@ def write_shard(job: Job, bar: Any = None) -> dict[str, Any]:
     whole, size = hashlib.sha256(), 0
     with writing(job.tar), replacing(job.tar) as file:
         for item, key in zip(job.items, job.keys, strict=True):
+            before = size, len(rows), whole.copy()
             try:
-                samples = list(samples_of(item, key, job.config))  # all or none: a video may break off at its end
-            except MediaError as error:
+                for raw, row in samples_of(item, key, job.config):
+                    hashed = hashed_bytes(len(raw), job.config.format, row["frames"], job.config.size)
+                    digest = hashlib.sha256(memoryview(raw)[:hashed]).hexdigest()
+                    rows.append({**row, "offset": size, "size": len(raw), "sha256": digest})
+                    file.write(raw)
+                    whole.update(raw)
+                    size += len(raw)
+            except MediaError as error:  # all or none: a video may break off at its end
                 skipped.append({"path": item.source, "reason": error.reason, "remedy": error.remedy})
-                samples = []
-            for raw, row in samples:
-                rows.append({**row, "offset": size, "size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()})
-                file.write(raw)
-                whole.update(raw)
-                size += len(raw)
+                size, count, whole = before
+                del rows[count:]
+                file.seek(size)
+                file.truncate()
             if bar is not None:
                 bar.set_postfix_str(_skipped(len(skipped)), refresh=False)
                 bar.update()
@@ -158,6 +165,7 @@ def write_shard(job: Job, bar: Any = None) -> dict[str, Any]:
     if not rows:
         job.tar.unlink()
     head = {"version": FORMAT, "made_from": job.made_from, "samples": len(rows), "skipped": len(skipped)}
+    head |= {"format": job.config.format} if job.config.format != "jpeg" else {}
     head |= {"bytes": size + len(end), "sha256": whole.hexdigest()} if rows else {"bytes": 0, "sha256": None}
     with writing(job.sidecar):
         write_text(job.sidecar, "".join(json.dumps(line) + "\n" for line in [head, *rows, *skipped]))
@@ -166,7 +174,9 @@ def write_shard(job: Job, bar: Any = None) -> dict[str, Any]:
 
 def recorded(config: ShardConfig) -> dict[str, Any]:
     """The configuration as files state it: where the list lies does not matter, what it says does."""
-    return {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if name != "list"}
+    said = json.loads(json.dumps(dataclasses.asdict(config)))
+    # the usual format goes unsaid, as before there was another one
+    return {name: value for name, value in said.items() if name != "list" and (name, value) != ("format", "jpeg")}
 
 
 def digest(value: Any) -> str:
@@ -219,7 +229,9 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write {where} ({error.strerror}); choose another --out or mend it") from error
 
 
-def _sizes(item: Item) -> list[int]:
+def _sizes(item: Item) -> list[int | str]:
+    if isinstance(item, Stored):
+        return [row["sha256"] for row in item.rows]
     return [_size(path) for path in (item.path, item.sound) if path is not None]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def write_video(
     codec: str | None = None,
     audio_codec: str | None = None,
     quality: int = 18,
+    options: Mapping[str, str] | None = None,
 ) -> Path:
     """Write frames and sound as a video, by default H.264 and AAC; the same input gives the same bytes.
 
@@ -49,6 +50,7 @@ def write_video(
         audio_start: seconds at which the sound begins.
         codec, audio_codec: FFmpeg encoders in place of the suffix's.
         quality: constant rate factor, smaller is better.
+        options: further options of the video encoder.
     """
     path = Path(path)
     if path.suffix.lower() not in _CODECS:
@@ -64,7 +66,7 @@ def write_video(
     tick = Fraction(1, 90_000) if times is not None else 1 / pace
     try:
         with av.open(str(partial), "w", format=kind, container_options={"fflags": "+bitexact"}) as out:
-            stream = _video_stream(out, codec or default_codec, pace, tick, first.shape, quality)
+            stream = _video_stream(out, codec or default_codec, pace, tick, first.shape, quality, options or {})
             sound = None if audio is None else _sound_stream(out, audio_codec or default_audio, audio, rate)
             for i, pixels in enumerate(itertools.chain([first], pictures)):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
@@ -85,8 +87,10 @@ def write_video(
     return path
 
 
-def _video_stream(out: Any, codec: str, pace: Fraction, tick: Fraction, shape: tuple[int, ...], quality: int) -> Any:
-    options = {"threads": "1"}
+def _video_stream(
+    out: Any, codec: str, pace: Fraction, tick: Fraction, shape: tuple[int, ...], quality: int, more: Mapping[str, str]
+) -> Any:
+    options = {"threads": "1", **more}
     if codec == "libx264":
         options["mbtree"] = "0"  # with it, x264's AVX-512 code gives other bytes for a few of a hundred like videos
     if codec != "mpeg4":

@@ -1,70 +1,31 @@
-"""One sample of a shard: a strip of JPEG frames, 16 kHz sound where there is any, and what is known about both.
+"""One sample of a shard: its frames, 16 kHz sound where there is any, and what is known about both.
 
-Why a strip of JPEG frames and not a short-GOP video: measured on four real clips at 224 x 224, one thread, 16 frames
-with stride 4. JPEG quality 90: 2.6 ms and 9.6 KB per frame. H.264 (x264, crf 20, GOP 8): 17 ms and 1.2 KB per frame;
-GOP 4 or 16 are no faster. Decoding is what a training machine lacks, so the strip wins; it is also lossless to cut.
+Frames are a strip of JPEGs, unless something else is asked for. Measured on four real clips at 224 x 224, one thread,
+16 frames with stride 4. JPEG quality 90: 2.6 ms and 9.6 KB per frame. H.264 (x264, crf 20, GOP 8): 17 ms and 1.2 KB per
+frame; GOP 4 or 16 are no faster. Decoding is what a training machine lacks, so the strip wins; it is also lossless to
+cut.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tarfile
 import wave
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
+from hicmae.datasets.frames import Frames, JpegStrip, RawFrames, SampleError, VideoFrames
 from hicmae.datasets.media import SOUND_RATE
 
-__all__ = ["Clip", "JpegStrip", "SampleError", "pack", "unpack"]
+__all__ = ["PIXELS", "Clip", "JpegStrip", "SampleError", "parts_of", "unpack"]
 
-
-class SampleError(ValueError):
-    """A sample of a shard that cannot be used; a stream skips it, counts it and lists it with this reason."""
-
-
-class JpegStrip:
-    """The frames of a clip, decoded only where asked for.
-
-    Attributes:
-        times: (frames,) float64, seconds since the first frame.
-    """
-
-    def __init__(self, data: bytes, offsets: Sequence[int], times: np.ndarray) -> None:
-        if len(offsets) != len(times) + 1 or not len(times) or list(offsets) != sorted(offsets):
-            raise SampleError("its frame offsets and times do not fit each other")
-        if offsets[-1] != len(data):
-            raise SampleError(f"its frames take {len(data)} bytes, not {offsets[-1]}")
-        self.data, self.offsets, self.times = memoryview(data), offsets, times
-
-    def __len__(self) -> int:
-        return len(self.times)
-
-    def take(self, indices: Sequence[int] | np.ndarray | Tensor) -> Tensor:
-        """Frames at `indices` (repeats are decoded once) -> (T, 3, H, W) uint8 RGB.
-
-        Raises:
-            SampleError: a frame cannot be decoded.
-            IndexError: an index is out of range.
-        """
-        wanted = [int(i) for i in indices]
-        for i in wanted:
-            if not 0 <= i < len(self):
-                raise IndexError(f"frame {i} of a clip of {len(self)} frames")
-        decoded: dict[int, Tensor] = {}
-        for i in dict.fromkeys(wanted):
-            raw = torch.frombuffer(bytearray(self.data[self.offsets[i] : self.offsets[i + 1]]), dtype=torch.uint8)
-            try:
-                decoded[i] = decode_jpeg(raw, mode=ImageReadMode.RGB)
-            except RuntimeError as error:
-                raise SampleError(f"its frame {i} is no JPEG that can be decoded") from error
-        return torch.stack([decoded[i] for i in wanted])
+PIXELS = "xrgb"
+"""Suffix of raw frames, the last part of a sample: all before it lies in one piece, which is read and hashed."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +35,7 @@ class Clip:
     key: str
     number: int
     """Position in the index."""
-    frames: JpegStrip
+    frames: Frames
     audio: np.ndarray | None
     """(S,) float32 mono at 16 kHz in [-1, 1) on the clock of `frames.times`: element i sounds at i / 16000 s; None
     where the video has no sound. A track that begins late begins with zeros."""
@@ -92,55 +53,51 @@ class Clip:
     """How it was cut out of its video, as far as is told."""
 
 
-def pack(meta: dict[str, Any], jpegs: Sequence[bytes], sound: np.ndarray | None) -> bytes:
-    """A sample as its part of a tar, always the same bytes for the same arguments; `sound` is (S,) float32 at 16 kHz.
-
-    Parts one after another, followed by two empty blocks, are a tar.
-    """
-    # imported here because it brings torch.utils.data and more, which listing and checking do not need
-    from webdataset import TarWriter
-
-    meta = {**meta, "offsets": np.cumsum([0, *(len(jpeg) for jpeg in jpegs)]).tolist()}
-    text = json.dumps(meta, separators=(",", ":"))
-    sample: dict[str, Any] = {"__key__": meta["key"], "jpgs": b"".join(jpegs), "json": text.encode()}
-    if sound is not None:
-        buffer = io.BytesIO()
-        with wave.open(buffer, "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(SOUND_RATE)
-            file.writeframes(np.clip(np.round(sound * 32768), -32768, 32767).astype("<i2").tobytes())
-        sample["wav"] = buffer.getvalue()
-    tar = io.BytesIO()
-    writer = TarWriter(tar, encoder=False, mtime=0, compress=False)
-    writer.write(sample)
-    size = writer.tarstream.offset
-    writer.close()
-    return tar.getvalue()[:size]
-
-
-def unpack(raw: bytes, *, number: int, label: int) -> Clip:
+def unpack(raw: bytes, *, number: int, label: int, read: Callable[[int, int], Any] | None = None) -> Clip:
     """The sample in a tar's bytes `raw`, its frames still coded.
+
+    Of a sample of raw frames `raw` may end where they begin; `read(at, size)` then gives bytes of them.
 
     Raises:
         SampleError: the bytes are not a whole sample.
     """
-    # imported here because it brings torch.utils.data and more, which listing and checking do not need
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
-
     try:
-        members = ({**member, "__url__": ""} for member in tar_file_iterator(io.BytesIO(raw)))
-        sample = next(iter(group_by_keys(members)))
-        meta = json.loads(sample["json"])
-        strip = JpegStrip(sample["jpgs"], meta["offsets"], np.asarray(meta["times"], np.float64) / 1000)
-        audio = _wave(sample["wav"], meta["audio"]["offset"]) if meta["audio"] is not None else None
+        parts, begin = parts_of(raw)
+        meta = json.loads(parts["json"])
+        audio = _wave(parts["wav"], meta["audio"]["offset"]) if meta["audio"] is not None else None
         group, start = meta.get("group"), float(meta["start"])
         source = meta.get("extra", {}).get("video") or meta["source"]
-        return Clip(meta["key"], number, strip, audio, label, source, group, start, crop=meta.get("crop") or {})
+        frames = _frames(meta, parts, read or (lambda at, size: bytearray(raw[begin + at : begin + at + size])))
+        return Clip(meta["key"], number, frames, audio, label, source, group, start, crop=meta.get("crop") or {})
     except SampleError:
         raise
-    except (StopIteration, KeyError, TypeError, ValueError, EOFError, wave.Error, tarfile.TarError) as error:
+    except (KeyError, TypeError, ValueError, EOFError, wave.Error, tarfile.TarError) as error:
         raise SampleError(f"its bytes are damaged ({type(error).__name__}: {error})") from error
+
+
+def parts_of(raw: bytes) -> tuple[dict[str, bytes], int]:
+    """The parts of a sample by their suffix, but for raw frames, and where those begin.
+
+    Raises:
+        tarfile.TarError, EOFError: the bytes are damaged.
+    """
+    parts, end = {}, 0
+    with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            end = member.offset_data
+            if member.name.endswith(f".{PIXELS}"):
+                break
+            parts[member.name.rpartition(".")[2]] = raw[end : end + member.size]
+    return parts, end
+
+
+def _frames(meta: dict[str, Any], parts: dict[str, bytes], read: Callable[[int, int], Any]) -> Frames:
+    times, kind = np.asarray(meta["times"], np.float64) / 1000, meta.get("format", "jpeg")
+    if kind == "raw":
+        return RawFrames(read, meta["size"], meta["checks"], times)
+    if kind == "mp4":
+        return VideoFrames(parts["mp4"], meta["packets"], base64.b64decode(meta["head"]), times)
+    return JpegStrip(parts["jpgs"], meta["offsets"], times)
 
 
 def _wave(data: bytes, offset: float) -> np.ndarray:

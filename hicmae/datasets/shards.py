@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hicmae.configs.errors import UserError
+from hicmae.datasets.conversion import are_shards, stored
 from hicmae.datasets.index import Index, build
 from hicmae.datasets.jobs import Job, digest, recorded, run_jobs, write_text, writing
 from hicmae.datasets.listing import Item, find_videos, is_list, keys_of, read_list
@@ -46,7 +47,7 @@ def write_shards(
 
     Args:
         inputs: video files and folders, or items (as a card finds them), or one list; with `config.list` at most the
-            folder that its paths start from.
+            folder that its paths start from. Or one folder of shards, to be converted to `config.format`.
         progress: show a bar with rate and ETA.
         workers: processes that each write one shard at a time; 0 works in this one.
         engine: `ray` hands the shards to a Ray cluster whose nodes all see inputs and output.
@@ -147,13 +148,29 @@ class _Plan:
     keys: list[str]
     classes: list[str]
     others: int
+    origin: dict[str, Any] | None = None
+    """What `index.json` says of the shards that these are converted from."""
 
     @classmethod
     def of(cls, inputs: Inputs, out: Path, config: ShardConfig) -> _Plan:
+        if are_shards(inputs):
+            items, config, origin = stored(inputs[0], config)  # type: ignore[arg-type]
+            return cls(out, config, items, [item.source for item in items], origin["classes"], origin["others"], origin)
         items, others = _items(inputs, config)
         classes = _classes(items, config)
         items = [_named_label(item, classes, config) for item in items]
         return cls(out, config, items, keys_of(item.source for item in items), classes, others)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The settings as files state them; of a conversion those of the videos' shards, and which these were."""
+        own = recorded(self.config)
+        if self.origin is None:
+            return own
+        before = dict(self.origin["config"])
+        whole = {"format": before.pop("format", "jpeg"), "shards": digest(self.origin["shards"])}
+        changed = {name: own[name] for name in ("format", "quality", "per_shard") if name in own}
+        return {**before, **changed, "converted_from": whole}
 
     @property
     def shards(self) -> int:
@@ -169,7 +186,7 @@ class _Plan:
         """Note in `out` what it is for, or refuse to mix two sets of shards in it; of many at once, the first wins."""
         self.out.mkdir(parents=True, exist_ok=True)
         listed = [[item.source, item.label, item.group, item.extra] for item in self.items]
-        new = recorded(self.config)
+        new = self.recorded
         mine = {"version": FORMAT, "config": new, "list": digest(listed), "shards": self.shards}
         mine |= {"videos": len(self.items)}
         remedy = "choose another --out, or delete that folder"
@@ -255,7 +272,8 @@ def _finish(plan: _Plan) -> Index:
             entries.append(_entry(part))
             yield part
 
-    summary = {"version": FORMAT, "classes": plan.classes, "preprocessing": plan.config.preprocessing()}
+    preprocessing = plan.config.preprocessing() if plan.origin is None else plan.origin["preprocessing"]
+    summary = {"version": FORMAT, "classes": plan.classes, "preprocessing": preprocessing}
     summary["protocol"] = plan.config.protocol
     index = build(plan.out, parts(), {**summary, "others": plan.others})
     if not len(index):
@@ -263,7 +281,7 @@ def _finish(plan: _Plan) -> Index:
     _prove_folder(plan, index)
     totals = {"samples": len(index), "seconds": round(float(index.seconds.sum()), 3), "sound": int(index.sound.sum())}
     totals |= {"videos": len(plan.items), "skipped": len(index.skipped)}
-    content = {**summary, "others": plan.others, "config": recorded(plan.config), "totals": totals}
+    content = {**summary, "others": plan.others, "config": plan.recorded, "totals": totals}
     content |= {"skipped": index.reasons(), "fingerprint": index.fingerprint, "shards": entries}
     write_text(plan.out / "index.json", json.dumps(content, indent=1) + "\n")
     for left_over in [*plan.out.glob("*.tmp"), *plan.out.glob("parts-*")]:  # of runs that were killed, and of parts

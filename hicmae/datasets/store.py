@@ -33,18 +33,22 @@ class ClipStore:
             SampleError: it cannot be read, or is not what was written.
             UserError: nothing answers where it lies.
         """
-        index = self.index
+        index, hashed = self.index, self.index.hashed(number)
         shard, offset, size = (int(column[number]) for column in (index.shard, index.offset, index.size))
-        path = index.shards[shard].path
+        raw = self._read(shard, offset, hashed)
+        if hashlib.sha256(raw).digest() != index.sha256[number].tobytes():
+            raise SampleError(f"its bytes in {index.shards[shard].path} are not those that were written")
+        rest = None if hashed == size else lambda at, count: bytearray(self._read(shard, offset + hashed + at, count))
+        return unpack(raw, number=number, label=int(index.labels[number]), read=rest)
+
+    def _read(self, shard: int, offset: int, size: int) -> bytes:
+        path = self.index.shards[shard].path
         try:
-            raw = (
+            return (
                 path.read(offset, size) if isinstance(path, Remote) else os.pread(self._open(shard, path), size, offset)
             )
         except OSError as error:
             raise SampleError(f"{path} cannot be read ({error.strerror or error})") from error
-        if hashlib.sha256(raw).digest() != index.sha256[number].tobytes():
-            raise SampleError(f"its bytes in {path} are not those that were written")
-        return unpack(raw, number=number, label=int(index.labels[number]))
 
     def _open(self, shard: int, path: Path) -> int:
         if self._process != os.getpid():  # forked: the parent's files stay the parent's
