@@ -81,9 +81,12 @@ def _video(frames: Sequence[np.ndarray], fps: float) -> tuple[bytes, list[list[i
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
         head = bytes(stream.codec_context.extradata or b"")
-        found = [packet for packet in container.demux(stream) if packet.size]
-        order: list[int] = np.argsort(np.argsort([packet.pts for packet in found])).tolist()
-        return data, [[int(p.pos), int(p.size), n, _kind(p)] for p, n in zip(found, order, strict=True)], head
+        found: list[Any] = [packet for packet in container.demux(stream) if packet.size]
+        order = np.argsort(np.argsort(np.array([packet.pts for packet in found]))).tolist()
+        packets: list[list[int]] = []
+        for packet, number in zip(found, order, strict=True):
+            packets.append([packet.pos, packet.size, number, _kind(packet)])
+        return data, packets, head
 
 
 def _kind(packet: Any) -> int:

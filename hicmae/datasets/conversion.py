@@ -87,7 +87,7 @@ def stored(folder: str | Path, config: ShardConfig) -> tuple[list[Item], ShardCo
             by_source.setdefault(row["source"], []).append(row)
         for source, rows in by_source.items():
             item = Stored(source=source, path=Path(source), tar=part.path.with_suffix(".tar"), kind=kind, side=side)
-            words = {name: rows[0].get(name) for name in ("label", "group")}
+            words: dict[str, Any] = {name: rows[0].get(name) for name in ("label", "group")}
             items.append(dataclasses.replace(item, rows=tuple(rows), extra=rows[0].get("extra", {}), **words))
         for skip in part.skipped:
             items.append(Item(source=skip["path"], path=Path(skip["path"]), trouble=(skip["reason"], skip["remedy"])))
