@@ -65,13 +65,15 @@ def test_a_published_file_becomes_one_that_says_what_it_is(tmp_path: Path) -> No
 
     about = zoo.card(done.card)
     assert about.name == "mine" and about.converted is not None
-    assert (about.weights.file, about.weights.sha256) == ("mine.safetensors", sha256(done.weights))
+    file_ = about.weights.files[0]
+    assert (file_.name, file_.form, file_.size) == ("mine.safetensors", "finetune", done.weights.stat().st_size)
+    assert file_.sha256 == sha256(done.weights)
     assert (about.converted.source, about.converted.source_sha256) == ("published.pth", sha256(file))
     assert about.converted.labels == LABELS and about.results == ()
     assert about.weights_licence == zoo.card("mae_dfer_base").weights_licence
     assert about.weights.what == "finetune form of mae_dfer_base, converted from published.pth"
     told = zoo.information(str(done.card))
-    assert f"sha256: {about.weights.sha256}" in told and "labels: happy, sad" in told and "assumed: heads 8" in told
+    assert f"sha256: {file_.sha256}" in told and "labels: happy, sad" in told and "assumed: heads 8" in told
     assert sorted(path.name for path in done.weights.parent.iterdir()) == ["mine.safetensors", "mine.yaml"]
 
 

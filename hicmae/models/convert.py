@@ -24,6 +24,7 @@ from hicmae.models.lgi import LGI, region_grid
 from hicmae.models.mae import MaskedAutoencoder
 from hicmae.models.switches import contradictions
 from hicmae.models.tokens import grid_of
+from hicmae.runtime.archives import check_tensors, check_zip
 from hicmae.runtime.checkpoint import read_weights
 from hicmae.runtime.log import UserError
 
@@ -62,7 +63,7 @@ def read_published(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     """Tensors and training arguments of a published `.pth` file.
 
     Only tensors, plain containers and `argparse.Namespace` are read; a file that needs more is refused, since a
-    pickle can run code.
+    pickle can run code, and so is one that would become far larger than it is.
 
     Raises:
         FileNotFoundError: no such file.
@@ -71,6 +72,7 @@ def read_published(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
+    check_zip(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -89,6 +91,7 @@ def read_published(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
         raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict")
     state = next((content[key] for key in ("model", "module") if isinstance(content.get(key), Mapping)), content)
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    check_tensors(path, (value.numel() * value.element_size() for value in tensors.values()))
     args = content.get("args")
     return tensors, vars(args) if isinstance(args, argparse.Namespace) else {}
 

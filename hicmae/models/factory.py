@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from timm.models import register_model
+from timm.models import load_pretrained, register_model
 from torch import nn
 
 from hicmae.models.base import Model
@@ -143,12 +143,17 @@ def _jsonable(value: Any) -> Any:
 def _register(name: str) -> None:
     """Make `timm.create_model(name)` build what `create_model(name)` builds."""
 
-    def build(pretrained: bool = False, stage: Stage = "finetune", **args: Any) -> Model:
-        if pretrained:
+    def build(pretrained: bool = False, stage: Stage = "finetune", pretrained_cfg: Any = None, **args: Any) -> Model:
+        given = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
+        if pretrained and not given.get("source"):
             raise ValueError(f"timm knows no weights of {name}: build it, then `hicmae.load_checkpoint(model, path)`")
-        for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        for key in ("pretrained_cfg_overlay", "cache_dir", "pretrained_model_args"):
             args.pop(key, None)
-        return create_model(name, stage, **args)
+        model = create_model(name, stage, **args)
+        if pretrained:  # a folder, or a repository of the Hub, that `hicmae zoo publish` filled
+            classes = model.args.get("num_classes", 0)
+            load_pretrained(model, given, num_classes=classes, in_chans=given["input_size"][0])
+        return model
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"{name}, as `hicmae.create_model` builds it."

@@ -27,6 +27,7 @@ from safetensors import safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from hicmae.runtime.digest import sha256
 from hicmae.runtime.log import UserError, say
 
 __all__ = [
@@ -51,15 +52,6 @@ MANIFEST = "manifest.json"
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message says which file and why."""
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-        return digest.hexdigest()
 
 
 def folder_of(run: Path, step: int) -> Path:

@@ -30,8 +30,12 @@ def progress(
     unit: str = "it",
     initial: int = 0,
     show: bool = True,
+    scale: bool = False,
 ) -> tqdm:
-    """A progress bar with rate and ETA; where no terminal listens it writes a line every 20 seconds instead."""
+    """A progress bar with rate and ETA; where no terminal listens it writes a line every 20 seconds instead.
+
+    `scale` writes thousands as k, M, G.
+    """
     quiet = not sys.stderr.isatty()
     return tqdm(
         iterable,
@@ -44,6 +48,7 @@ def progress(
         dynamic_ncols=not quiet,
         ascii=quiet,
         smoothing=0.1,
+        unit_scale=scale,
     )
 
 

@@ -1,15 +1,39 @@
-"""Cards of models: `models/*.yaml`, one per published system and size, read strictly."""
+"""Cards of models, read strictly: `models/*.yaml`, one per published system and size, and those of your own."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from hicmae.configs import find, names
+import yaml
+
+from hicmae.configs import ConfigError, find, names
 from hicmae.configs.cards import read_card
+from hicmae.runtime.hub import cache_folder, check_name
 
-__all__ = ["Card", "Converted", "Cost", "Paper", "Preprocessing", "Result", "Weights", "card", "cards"]
+__all__ = [
+    "Card",
+    "Converted",
+    "Cost",
+    "ModelFile",
+    "Paper",
+    "Preprocessing",
+    "Result",
+    "Weights",
+    "card",
+    "card_file",
+    "card_text",
+    "cards",
+    "known",
+    "own_cards",
+]
+
+RESPONSIBLE = ("intended_use", "out_of_scope", "labels_mean", "groups", "consent")
+"""What every card must say in words."""
+_EMPTY = {"", "-", "?", "...", "…", "todo", "tbd", "none", "n/a", "na", "null", "unknown", "fixme", "xxx"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +83,34 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """A file to download. Without size and sha256 it is not: nobody could tell whether it is the right one."""
+
+    name: str
+    form: Literal["finetune", "pretrain"] = "finetune"
+    what: str | None = None
+    """Which one it is, in words."""
+    size: int | None = None
+    """Bytes."""
+    sha256: str | None = None
+    mirrors: tuple[str, ...] = ()
+    """`hf://owner/repo@revision/file`, `https://…`, or a path, from the card's folder if it is not absolute; tried in
+    this order."""
+    labels: tuple[str, ...] | None = None
+    """Class names in the order of the outputs, for a file that does not say them itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The published file."""
+    """The published files."""
 
     what: str
     """Which files there are."""
     published: str | None = None
     """The page that links them; `None` where no file was published."""
     obtained: bool = False
-    """Whether this project has had a file in hand; if not, `sha256` cannot be known."""
-    sha256: str | None = None
-    file: str | None = None
-    """Name of a converted file beside the card."""
+    """Whether this project has had a file in hand; if not, size and sha256 cannot be known."""
+    files: tuple[ModelFile, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +158,12 @@ class Card:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     intended_use: str
     out_of_scope: str
+    labels_mean: str
+    """What the outputs are, and what they are not: acted, perceived or felt."""
+    groups: str
+    """The groups of people it was evaluated on, and those it was not."""
+    consent: str
+    """Whose recordings it learnt from, and whether they agreed."""
     converted: Converted | None = None
     """Only for the card that `convert` puts beside a file."""
     note: str | None = None
@@ -139,18 +185,84 @@ class Card:
         return next((result for result in found if input in (None, result.input)), None)
 
 
+def card_file(name: str | Path) -> Path:
+    """Where the card of a model lies: a YAML file or a folder with `card.yaml`, a card of your own, a shipped one.
+
+    Your own are looked for in the folder that HICMAE_CARDS names and among those that came with bundles; they come
+    before shipped ones of the same name.
+
+    Raises:
+        ConfigError: no such card; names the nearest.
+    """
+    path = Path(name)
+    if path.is_dir() and (path / "card.yaml").is_file():
+        return path / "card.yaml"
+    own = next((folder / f"{name}.yaml" for folder in _own() if (folder / f"{name}.yaml").is_file()), None)
+    return own if own is not None and not path.is_file() else find(name, "models")
+
+
 def card(name: str | Path) -> Card:
-    """The card of a model, by its name or by the path of a YAML file.
+    """The card of a model, by its name, or by the path of a YAML file or of a published folder.
 
     Raises:
         ConfigError: no such card, or one that breaks the form; the message names file and key.
     """
-    return read_card(Card, find(name, "models"))
+    file = card_file(name)
+    return checked(read_card(Card, file), file)
+
+
+def checked(about: Card, file: str | Path) -> Card:
+    """The card, if it says what every card must say.
+
+    Raises:
+        ConfigError: a field of responsible use says nothing, or a file has a name that could lead elsewhere.
+    """
+    for key in RESPONSIBLE:
+        words = getattr(about, key).strip()
+        if words.lower().rstrip(".!") in _EMPTY or len(words) < 15:
+            raise ConfigError(
+                f"{file}: {key} must say something in words, not {words!r}; if nothing is known, say that and why"
+            )
+    for number, each in enumerate(about.weights.files):
+        try:
+            check_name(each.name)
+        except ValueError as error:
+            raise ConfigError(f"{file}: weights.files[{number}].name: {error}") from None
+    return about
+
+
+def card_text(about: Card, head: str) -> str:
+    """A card as YAML that `card` reads, without what is not said; `head` is its first line."""
+    values = yaml.safe_dump(_plain(dataclasses.asdict(about)), sort_keys=False, allow_unicode=True, width=112)
+    return f"# {head}\n{values}"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, and without what is not said."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item not in (None, (), {})}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def cards() -> list[Card]:
     """All shipped cards, by system, smaller models first."""
-    return sorted(map(card, names("models")), key=lambda found: (*_place(found), found.name))
+    shipped = (read_card(Card, find(name, "models")) for name in names("models"))
+    return sorted(shipped, key=lambda found: (*_place(found), found.name))
+
+
+def own_cards() -> list[str]:
+    """Names of the cards of your own; see `card_file`."""
+    return sorted({path.stem for folder in _own() for path in folder.glob("*.yaml")})
+
+
+def known() -> list[str]:
+    """Names of all cards, shipped ones and those of your own."""
+    return list(dict.fromkeys([*(about.name for about in cards()), *own_cards()]))
+
+
+def _own() -> list[Path]:
+    named = os.environ.get("HICMAE_CARDS")
+    return [*([Path(named).expanduser()] if named else []), cache_folder() / "cards"]
 
 
 def _place(found: Card) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from hicmae.configs import names
@@ -20,9 +19,12 @@ from hicmae.models.switches import determined
 from hicmae.models.systems import Stage
 from hicmae.runtime.checkpoint import sha256, weights_file
 from hicmae.runtime.log import UserError
-from hicmae.zoo.catalogue import Card, Converted, Preprocessing, Result, card
+from hicmae.zoo.catalogue import Card, Converted, ModelFile, Preprocessing, Result, card, card_text
 
-__all__ = ["Conversion", "convert_checkpoint", "identify"]
+__all__ = ["Conversion", "about_model", "convert_checkpoint", "identify"]
+
+EXPRESSED = "expressed emotion, never what a person feels"
+MADE = "Made by `hicmae zoo convert`. Published results of the system: hicmae zoo info NAME."
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def convert_checkpoint(
     name = meta["name"] if ours else name or identify(state, file)
     stage, known, assumed = (meta["stage"], meta["args"], ()) if ours else _arguments(file, name, state, told, args)
     model = _whole(file, name, stage, {**known, **(args or {})}, state)
-    about = _about(name, own=ours and "converted" not in meta)
+    about = about_model(name, own=ours and "converted" not in meta)
     classes = _labels(file, model, labels or meta.get("labels"))
     if classes is None and (published := _order(about, told, model)):
         classes = published.labels
@@ -97,7 +99,7 @@ def convert_checkpoint(
     header = {**meta, "name": name, "stage": stage, "args": model.args, "converted": dataclasses.asdict(origin)}
     if classes:
         header["labels"] = list(classes)
-    files = dataclasses.replace(about.weights, what=f"{stage} form of {name}, converted from {file.name}")
+    files = dataclasses.replace(about.weights, what=f"{stage} form of {name}, converted from {file.name}", files=())
     measured = meta.get("preprocessing", {}).get("fingerprint") or {}
     measured = {name: tuple(values) for name, values in measured.items() if values}
     made = dataclasses.replace(about.preprocessing, fingerprint=measured)
@@ -231,7 +233,7 @@ def _labels(file: Path, model: Model, labels: Sequence[str] | None) -> tuple[str
     return None if labels is None else tuple(labels)
 
 
-def _about(name: str, own: bool) -> Card:
+def about_model(name: str, own: bool) -> Card:
     """The card of the system a file belongs to; for a file trained here with the terms of no published file."""
     found = card(name if name in names("models") else name.removesuffix("_video").removesuffix("_audio"))
     if not own:
@@ -241,6 +243,9 @@ def _about(name: str, own: bool) -> Card:
         weights_licence="not stated; whoever passes this file on says it, and respects the terms of the training data",
         weights=dataclasses.replace(found.weights, published=None),
         preprocessing=Preprocessing(known=("as the header of the weights file says",)),
+        labels_mean=f"those of the clips it was trained on, which this file does not tell; {EXPRESSED}",
+        groups="not known: whoever passes this file on says on whom it was measured",
+        consent="not known: whoever passes this file on says whose recordings it learnt from, and whether they agreed",
         note="The published results of the system are not this file's.",
     )
 
@@ -250,22 +255,12 @@ def _write(target: Path, model: Model, header: Mapping[str, Any], about: Card) -
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     save_weights(part, model, header)
-    weights = dataclasses.replace(about.weights, obtained=True, sha256=sha256(part), file=target.name)
-    text = _yaml(dataclasses.replace(about, weights=weights, costs=(), results=()))
+    form: Any = model.stage
+    file = ModelFile(name=target.name, form=form, size=part.stat().st_size, sha256=sha256(part), mirrors=(target.name,))
+    weights = dataclasses.replace(about.weights, obtained=True, files=(file,))
+    text = card_text(dataclasses.replace(about, weights=weights, costs=(), results=()), MADE)
     beside = target.with_suffix(".yaml")
     words = beside.with_name(beside.name + ".part")
     words.write_text(text, encoding="utf-8")
     part.replace(target)
     words.replace(beside)
-
-
-def _yaml(about: Card) -> str:
-    head = "# Made by `hicmae zoo convert`. Published results of the system: hicmae zoo info NAME.\n"
-    return head + yaml.safe_dump(_plain(dataclasses.asdict(about)), sort_keys=False, allow_unicode=True, width=112)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, and without what is not said."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if item not in (None, (), {})}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
+from hicmae.configs import names
 from hicmae.datasets import fingerprint
-from hicmae.zoo.catalogue import Card, Cost, Result, card, cards
+from hicmae.zoo.catalogue import Card, Cost, Result, card, cards, own_cards
 
 __all__ = ["comparison", "information", "listing", "readme"]
 
@@ -16,9 +17,10 @@ _SHAPE: dict[str, Any] = {"dim": 512, "depth": 16, "heads": 8}
 
 
 def listing() -> str:
-    """All cards, one line each: name, size, cost and result on DFEW."""
+    """All cards, one line each: name, size, cost and result on DFEW; then those of your own."""
     rows = [("name", "system", "parameters", "MACs", "DFEW UAR / WAR", "published at")]
-    for about in cards():
+    own = own_cards()
+    for about in [*cards(), *(card(name) for name in own if name not in names("models"))]:
         where = about.weights.published or "-"
         cost = about.cost("finetune")
         size = (f"{cost.parameters / 1e6:.1f} M", _giga(cost.giga_macs)) if cost else ("-", "-")
@@ -34,8 +36,14 @@ def information(name: str) -> str:
     lines += _wrapped(f"code: {about.repository}, licence {about.code_licence}")
     lines += _wrapped(f"weights: {about.weights.published or 'no published file'}; {about.weights.what}")
     lines += _wrapped(f"licence of the weights: {about.weights_licence}")
-    state = about.weights.sha256 or "unknown, as no file has been obtained by this project"
-    lines.append(f"sha256: {state}")
+    if not about.weights.files:
+        lines.append("sha256: unknown, as no file has been obtained by this project")
+    for file in about.weights.files:
+        size = "size unknown" if file.size is None else f"{file.size / 1e6:,.1f} MB"
+        lines += _wrapped(f"file: {file.name}, {file.form}, {size}{f', {file.what}' if file.what else ''}")
+        lines += _wrapped(f"labels: {', '.join(file.labels)}", "  ") if file.labels else []
+        lines.append(f"  sha256: {file.sha256 or 'unknown, so that it cannot be downloaded'}")
+        lines += [f"  mirror: {mirror}" for mirror in file.mirrors]
     if about.converted:
         lines.append(f"made from: {about.converted.source}, sha256 {about.converted.source_sha256}")
         for title, words in (("labels", about.converted.labels), ("assumed", about.converted.assumed)):
@@ -46,7 +54,8 @@ def information(name: str) -> str:
         published = f"published: {_stated(cost)} [{cost.source}]" if cost.source else ""
         lines += [line for text in (published, cost.note) if text for line in _wrapped(text, "  ")]
     if about.results:
-        lines += ["", "published results (none measured by this library)"]
+        own = about.weights.obtained and not about.weights.published
+        lines += ["", "results" if own else "published results (none measured by this library)"]
         rows = [("data set", "input", "labels", "result")]
         for result in about.results:
             rows.append((result.dataset, result.input, result.target, _values(result)))
@@ -65,7 +74,9 @@ def information(name: str) -> str:
             f"{words} {values}" for words, values in fingerprint.rows(it=about.preprocessing.fingerprint)[1]
         )
         lines += _wrapped(f"its data measure, median (5 to 95 %): {measured}")
-    lines += ["", *_wrapped(f"intended use: {about.intended_use}"), *_wrapped(f"out of scope: {about.out_of_scope}")]
+    said = {"intended use": about.intended_use, "out of scope": about.out_of_scope, "labels": about.labels_mean}
+    said |= {"groups evaluated": about.groups, "consent": about.consent}
+    lines += ["", *(line for title, words in said.items() for line in _wrapped(f"{title}: {words}"))]
     if about.note:
         lines += ["", *_wrapped(f"note: {about.note}")]
     return "\n".join(lines)
@@ -116,10 +127,13 @@ def readme() -> str:
         "",
         "One card per published system and size: what it is, what it costs, what was published about it and under "
         "which terms, how its input was made. `hicmae zoo info NAME` prints one; `hicmae zoo convert IN OUT` makes a "
-        "published file (or a run of yours) one safetensors file with a card of its own.",
+        "published file (or a run of yours) one safetensors file with a card of its own, `hicmae zoo download NAME` "
+        "fetches and verifies what a card names, `hicmae zoo publish RUN --out DIR` makes a folder for the Hugging "
+        "Face Hub.",
         "",
         "**No weights are here.** Published files lie where the table says; this project has obtained none of them, so "
-        "their sha256 are unknown. **No accuracy below was measured by this library.**",
+        "their sha256 are unknown and they are not downloaded: get one by hand, then convert it. **No accuracy below "
+        "was measured by this library.**",
         "",
         "| name | system | parameters | MACs (published) | code | weights | published file |",
         "|---|---|---:|---:|---|---|---|",
