@@ -1,9 +1,8 @@
-"""Timelines: what is said of each person over time, as a drawing for pages (SVG) and as a picture (PNG)."""
+"""Timelines: what is said of each person over time, as a drawing for pages and as a picture (PNG)."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ INKS = (
 """Colours of labels in their order, on light and dark ground and on video alike."""
 MOST = 12
 """People who are drawn; those who are seen longest."""
-WIDTH, STRIP, HEIGHT = 960, 16, 104  # units of a lane's drawing
+WIDTH, STRIP, TOP, HEIGHT = 960, 16, 28, 104  # units of a lane's drawing; its lines begin below TOP
 
 
 def ink(number: int) -> str:
@@ -59,30 +58,24 @@ def shown_people(result: Prediction) -> list[Person]:
 
 
 def lane(person: Person, span: tuple[float, float]) -> str:
-    """SVG of one person's time: above, a strip in the colour of the most probable label, the stronger the surer; below,
+    """HTML of one person's time: a strip in the colour of the most probable label, the stronger the surer, and below it
     a line for each label or number. Where the face is not seen both are empty.
 
-    Its x axis is `span`, from edge to edge of 960 units, so that a page can tell the time of a click.
+    Its width is `span`, from edge to edge, so that a page can tell the time of a click; `hicmae.inference.page` holds
+    the style it needs.
     """
     start, end = span
     scale = WIDTH / max(end - start, 1e-6)
-    low, high = _range([person])
-    bottom = STRIP + 8 + HEIGHT
-    parts = [f'<rect class="ground" x="0" y="0" width="{WIDTH}" height="{STRIP}" rx="3"/>']
+    low, high = _range(person)
+    bottom = TOP + HEIGHT
+    parts = [f'<rect class="ground" x="0" y="0" width="{WIDTH}" height="{STRIP}"/>']
+    words = []
     for level in _ticks(low, high, 3):
         if low <= level <= high:
             y = bottom - (level - low) / (high - low) * HEIGHT
             parts.append(f'<line class="line" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
             word = f"{100 * level:.0f} %" if person.probabilities else f"{level:+g}"
-            parts.append(f'<text class="soft" x="2" y="{y - 3:.1f}" style="font-size:10px">{word}</text>')
-    for moment in marks(start, end):
-        x = (moment - start) * scale
-        anchor = "start" if x < 20 else "end" if x > WIDTH - 20 else "middle"
-        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
-        parts.append(
-            f'<text class="soft" x="{x:.1f}" y="{bottom + 16}" text-anchor="{anchor}" style="font-size:11px">'
-            f"{clock(moment, parts=end - start < 5)}</text>"
-        )
+            words.append(f'<span class="level" style="top:{100 * y / bottom:.1f}%">{word}</span>')
     labels = list(person.probabilities)
     for part in person.parts:
         if part.label is not None:
@@ -98,15 +91,19 @@ def lane(person: Person, span: tuple[float, float]) -> str:
         for stroke in line:
             places = ((x, bottom - (y - low) / (high - low) * HEIGHT) for x, y in stroke)
             path.append("M" + " L".join(f"{(x - start) * scale:.1f} {y:.1f}" for x, y in places))
-        parts.append(
-            f'<path d="{" ".join(path)}" fill="none" stroke="{ink(number)}" stroke-width="1.8" stroke-linejoin="round">'
-            f"<title>{html.escape(name)}</title></path>"
-        )
-    parts.append(f'<line class="cursor" x1="0" x2="0" y1="0" y2="{bottom}" style="display:none"/>')
+        parts.append(f'<path d="{" ".join(path)}" stroke="{ink(number)}"><title>{html.escape(name)}</title></path>')
+    parts.append(f'<line class="cursor" x1="0" x2="0" y1="0" y2="{bottom}"/>')
+    times = [
+        f'<span style="left:{100 * (moment - start) / max(end - start, 1e-6):.2f}%">'
+        f"{clock(moment, parts=end - start < 5)}</span>"
+        for moment in marks(start, end)
+    ]
     label = html.escape(f"timeline of {person.name}")
     return (
-        f'<svg class="lane" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 22}" role="img" '
-        f'aria-label="{label}">{"".join(parts)}</svg>'
+        f'<div class="lane" tabindex="0" role="slider" aria-label="{label}" aria-valuemin="{start:.2f}" '
+        f'aria-valuemax="{end:.2f}" aria-valuenow="{start:.2f}"><div class="drawn"><svg viewBox="0 0 {WIDTH} {bottom}" '
+        f'preserveAspectRatio="none" role="img" aria-label="{label}">{"".join(parts)}</svg>{"".join(words)}</div>'
+        f'<div class="times">{"".join(times)}</div></div>'
     )
 
 
@@ -145,7 +142,7 @@ def write_plot(result: Prediction, path: Path) -> Path:
 
 def _draw(axis: Any, person: Person) -> None:
     """One person into matplotlib axes."""
-    low, high = _range([person])
+    low, high = _range(person)
     room = 0.13 * (high - low)
     labels = list(person.probabilities)
     for part in person.parts:
@@ -198,11 +195,11 @@ def _lines(person: Person) -> list[tuple[int, str, list[list[tuple[float, float]
     return [each for each in lines if each[1] in person.probabilities] or lines
 
 
-def _range(people: Sequence[Person]) -> tuple[float, float]:
+def _range(person: Person) -> tuple[float, float]:
     """Least and greatest value of the axis: 0 to 1, or of numbers -1 to 1 and beyond where they are."""
-    if people[0].probabilities:
+    if person.probabilities:
         return 0.0, 1.0
-    values = [x for person in people for window in person.windows for x in window.values.values()]
+    values = [x for window in person.windows for x in window.values.values()]
     return min(-1.0, *values), max(1.0, *values)
 
 

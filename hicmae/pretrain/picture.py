@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hicmae.configs.errors import UserError
 
-__all__ = ["COLUMNS", "Row", "draw", "footnote", "frames_shown", "sheet", "write"]
+__all__ = ["COLUMNS", "Row", "draw", "font", "footnote", "frames_shown", "sheet", "write"]
 
 COLUMNS = 8
 CELL, GAP, MARGIN, SIDE = 152, 6, 28, 176  # pixels
@@ -66,8 +66,8 @@ def sheet(*, rows: Sequence[Row], columns: Sequence[str], title: str, caption: s
     height = top + len(rows) * (CELL + GAP) + 32 + 20 * len(foot) + MARGIN
     paper = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(paper)
-    pen.text((MARGIN, MARGIN - 6), _fitting(pen, title, 24, width - 2 * MARGIN), INK, _font(24, bold=True))
-    pen.text((MARGIN, MARGIN + 30), _fitting(pen, caption, 16, width - 2 * MARGIN), FAINT, _font(16))
+    pen.text((MARGIN, MARGIN - 6), _fitting(pen, title, 24, width - 2 * MARGIN), INK, font(24, bold=True))
+    pen.text((MARGIN, MARGIN + 30), _fitting(pen, caption, 16, width - 2 * MARGIN), FAINT, font(16))
     for i, row in enumerate(rows):
         y = top + i * (CELL + GAP)
         _label(pen, row, y)
@@ -76,9 +76,9 @@ def sheet(*, rows: Sequence[Row], columns: Sequence[str], title: str, caption: s
             paper.paste(_cell(frame, wide), (MARGIN + SIDE + j * (CELL + GAP), y))
     y = top + len(rows) * (CELL + GAP)
     for j, words in enumerate(columns):
-        pen.text((MARGIN + SIDE + j * (CELL + GAP) + CELL / 2, y + 2), words, FAINT, _font(14), anchor="ma")
+        pen.text((MARGIN + SIDE + j * (CELL + GAP) + CELL / 2, y + 2), words, FAINT, font(14), anchor="ma")
     for i, line in enumerate(foot):
-        pen.text((MARGIN, y + 36 + 20 * i), line, FAINT, _font(14))
+        pen.text((MARGIN, y + 36 + 20 * i), line, FAINT, font(14))
     return paper
 
 
@@ -87,7 +87,7 @@ def _label(pen: ImageDraw.ImageDraw, row: Row, y: int) -> None:
     lines += [(line, 14, FAINT) for part in row.note.splitlines() for line in textwrap.wrap(part, 20)]
     at = y + (CELL - sum(size + 6 for _, size, _ in lines)) / 2
     for line, size, ink in lines:
-        pen.text((MARGIN, at), line, ink, _font(size))
+        pen.text((MARGIN, at), line, ink, font(size))
         at += size + 6
 
 
@@ -99,13 +99,14 @@ def _cell(frame: Tensor, width: int) -> Image.Image:
 def _fitting(pen: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
     """`text`, its end cut off where it is too wide."""
     bold = size > 20
-    while pen.textlength(text, _font(size, bold)) > width:
+    while pen.textlength(text, font(size, bold)) > width:
         text = text.rstrip("…")[:-1] + "…"
     return text
 
 
 @lru_cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Letters of so many pixels, on every machine the same."""
     # matplotlib carries a font that covers most scripts of Europe, on every machine
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
