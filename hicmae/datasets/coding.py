@@ -67,7 +67,7 @@ class Coder:
             return Coded("jpgs", b"".join(self._parts), {"offsets": np.cumsum([0, *map(len, self._parts)]).tolist()})
         if self.format == "mp4":
             data, packets, head = _video(self._frames, fps)
-            told = {"format": "mp4", "packets": packets, "head": base64.b64encode(head).decode()}
+            told: dict[str, Any] = {"format": "mp4", "packets": packets, "head": base64.b64encode(head).decode()}
             return Coded("mp4", data, told)
         told = {"format": "raw", "checks": [checksum(frame.reshape(-1)) for frame in self._frames]}
         return Coded(PIXELS, b"".join(frame.tobytes() for frame in self._frames), told)
