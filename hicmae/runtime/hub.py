@@ -231,8 +231,9 @@ def _write(part: Path, begin: int, pieces: Iterator[bytes], file: RemoteFile, sh
     """Append pieces from byte `begin` on; raises Failed if they are more or fewer than the file has."""
     count = begin
     with _disk(part), part.open("r+b" if begin else "wb") as out:
-        out.seek(begin)
-        out.truncate()
+        if begin:
+            out.seek(begin)
+            out.truncate()
         with progress(total=file.size, initial=begin, desc=file.name, unit="B", show=show, scale=True) as bar:
             for piece in pieces:
                 count += len(piece)

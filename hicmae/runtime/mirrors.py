@@ -69,7 +69,7 @@ def address(mirror: str) -> str:
     if mirror.startswith(("https://", "http://")):
         return mirror
     found = _HUB.fullmatch(mirror)
-    if found is None:
+    if found is None or ".." in mirror.split("/"):
         raise ValueError(
             f"{mirror}: a mirror is hf://owner/repo@revision/file, https://… or a path; this is none of them"
         )
@@ -122,9 +122,10 @@ def _from_web(mirror: str, size: int | None, begin: int, patience: Patience) -> 
     try:
         url = address(mirror)
         if mirror.startswith("hf://"):
-            from huggingface_hub.utils import build_hf_headers
+            from huggingface_hub import get_token  # its own headers would ask the server for more than the file
 
-            headers |= build_hf_headers(library_name="hicmae")  # with the token of whoever is logged in
+            token = get_token()
+            headers |= {"Authorization": f"Bearer {token}"} if token else {}
         headers["Accept-Encoding"] = "identity"  # the bytes whose hash is known
         if begin:
             headers["Range"] = f"bytes={begin}-"
