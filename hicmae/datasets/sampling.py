@@ -29,6 +29,7 @@ from hicmae.datasets.samples import SampleError
 from hicmae.datasets.transforms import AugmentConfig, augment_clip, multi_scale_crop, normalise, resize
 
 __all__ = [
+    "ClipData",
     "View",
     "eval_indices",
     "eval_views",
@@ -38,6 +39,32 @@ __all__ = [
     "train_indices",
     "train_view",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipData:
+    """What recipes of both stages say of clips and of reading them."""
+
+    frames: int = 16
+    """Frames per clip."""
+    stride: int = 4
+    """Distance of successive frames, in frames of the video."""
+    size: int = 160
+    """Height and width of a clip, in pixels."""
+    workers: int = 4
+    """Loader processes per training process; 0 loads in the training process."""
+    max_bad_share: float = 0.01
+    """Share of unreadable samples above which a run stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "frames", "stride", "size", "segments"):
+            if getattr(self, name, 1) < 1:
+                raise ValueError(f"data.{name} must be at least 1, not {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"data.workers must not be negative, not {self.workers}")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"data.max_bad_share must lie in [0, 1], not {self.max_bad_share}")
+
 
 Draw = Callable[[int], int]
 

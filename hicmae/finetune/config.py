@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hicmae.datasets.fbank import SoundAugmentConfig, SoundConfig
+from hicmae.datasets.sampling import ClipData
 from hicmae.datasets.transforms import AugmentConfig
 from hicmae.finetune.adapt import AdaptConfig
 from hicmae.finetune.missing import MissingConfig
@@ -106,7 +107,7 @@ class TaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneData:
+class FinetuneData(ClipData):
     """Where the labelled clips come from, and how many frames of each are seen."""
 
     train: list[str] = field(default_factory=list)
@@ -119,32 +120,16 @@ class FinetuneData:
     fraction: float = 1.0
     """Share of the training clips to train on, drawn class by class with `seed` (at least one clip of each, 10 % a part
     of 30 %): few labels, as in SVFAP's few-shot protocol. What `select: val` keeps out is taken from this share."""
-    frames: int = 16
-    """Frames per clip."""
-    stride: int = 4
-    """Distance of successive frames, in frames of the video."""
-    size: int = 160
-    """Height and width of a clip, in pixels."""
     segments: int = 2
     """Clips per video whose predictions are averaged in evaluation."""
     drop_without_sound: bool = False
     """Leave out clips that have no sound track, in training and in tests (published for audio-visual models); models
     that only hear always do."""
-    workers: int = 4
-    """Loader processes per training process; 0 loads in the training process."""
-    max_bad_share: float = 0.01
-    """Share of unreadable samples above which a run stops."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "stride", "size", "segments"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, not {getattr(self, name)}")
-        if self.workers < 0:
-            raise ValueError(f"data.workers must not be negative, not {self.workers}")
+        super().__post_init__()
         if not 0 < self.fraction <= 1:
             raise ValueError(f"data.fraction must lie in (0, 1], not {self.fraction}")
-        if not 0 <= self.max_bad_share <= 1:
-            raise ValueError(f"data.max_bad_share must lie in [0, 1], not {self.max_bad_share}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ from hicmae.models.factory import arguments_for, create_model, model_arguments
 from hicmae.runtime.checkpoint import read_weights, weights_file
 from hicmae.runtime.dist import Place, process_group
 from hicmae.runtime.log import UserError, say
-from hicmae.runtime.loop import fit
+from hicmae.runtime.loop import Fit
 from hicmae.runtime.optim import parameter_groups
 
 __all__ = ["build_model", "run"]
@@ -154,7 +154,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     if known is not None:
         trained, task = against(model, task, config.adapt, int(known.max()) + 1, config.loop.epochs)
     torch.manual_seed(config.seed + place.rank)  # drop path drawn anew in each process
-    last = fit(
+    last = Fit(
         trained,
         task,
         stream,
@@ -171,7 +171,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
         meta=meta,
         show=show,
         on_epoch=chooser,
-    )
+    ).run()
     place.wait()
     if test is not None:
         plain = chooser.file if chooser is not None else weights_file(last)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hicmae.datasets.fbank import SoundAugmentConfig, SoundConfig
+from hicmae.datasets.sampling import ClipData
 from hicmae.runtime.loop import LoopConfig
 from hicmae.runtime.optim import OptimConfig
 
@@ -13,7 +14,7 @@ __all__ = ["ContrastConfig", "MaskConfig", "PretrainConfig", "PretrainData", "Ta
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainData:
+class PretrainData(ClipData):
     """Where the clips come from."""
 
     shards: list[str] = field(default_factory=list)
@@ -22,27 +23,11 @@ class PretrainData:
     """How much of an epoch each of them gives, in any unit; null takes every sample once. The epoch stays as long."""
     clips: int = 1
     """Clips that a sample gives per epoch, each from a part of its own of the video and with the sound of it."""
-    frames: int = 16
-    """Frames per clip."""
-    stride: int = 4
-    """Distance of successive frames, in frames of the video."""
-    size: int = 160
-    """Height and width of a clip, in pixels."""
-    workers: int = 4
-    """Loader processes per training process; 0 loads in the training process."""
-    max_bad_share: float = 0.01
-    """Share of unreadable samples above which a run stops."""
 
     def __post_init__(self) -> None:
-        for name in ("clips", "frames", "stride", "size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, not {getattr(self, name)}")
-        if self.workers < 0:
-            raise ValueError(f"data.workers must not be negative, not {self.workers}")
+        super().__post_init__()
         if self.weights is not None and len(self.weights) != len(self.shards):
             raise ValueError(f"data.weights has {len(self.weights)} entries for {len(self.shards)} in data.shards")
-        if not 0 <= self.max_bad_share <= 1:
-            raise ValueError(f"data.max_bad_share must lie in [0, 1], not {self.max_bad_share}")
 
 
 @dataclass(frozen=True, kw_only=True)

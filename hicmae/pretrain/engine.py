@@ -21,7 +21,7 @@ from hicmae.pretrain.objectives import objective_for
 from hicmae.pretrain.online import online
 from hicmae.runtime.dist import Place, process_group
 from hicmae.runtime.log import UserError, say
-from hicmae.runtime.loop import Objective, fit
+from hicmae.runtime.loop import Fit, Objective
 from hicmae.runtime.optim import parameter_groups
 
 __all__ = ["Prepared", "build_model", "prepare", "run"]
@@ -141,7 +141,7 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
                 f"epoch, {config.loop.epochs} epochs on {place.world} x {place.device.type}; run folder {out}"
             )
     with online(config, place) as listener:
-        return fit(
+        return Fit(
             run.model,
             run.objective,
             run.stream,
@@ -155,7 +155,7 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
             on_epoch=on_epoch,
             clip_flops=_flops(run.model) if place.device.type == "cuda" else 0.0,
             listener=listener,
-        )
+        ).run()
 
 
 def _flops(model: Any) -> float:

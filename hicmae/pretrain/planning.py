@@ -20,7 +20,7 @@ from hicmae.pretrain.engine import Prepared, prepare
 from hicmae.runtime.dist import process_group
 from hicmae.runtime.engines import blocks_of
 from hicmae.runtime.log import say
-from hicmae.runtime.loop import Batch, Stream, fit
+from hicmae.runtime.loop import Batch, Fit, Stream
 
 __all__ = ["memory", "plan"]
 
@@ -154,7 +154,7 @@ def _seconds_per_step(config: PretrainConfig, run: Prepared, place: Any, steps: 
     loop = dataclasses.replace(config.loop, epochs=1, log_every=1, save_every=None, ema=None)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        fit(
+        Fit(
             run.model,
             run.objective,
             _First(run.stream, steps),
@@ -164,7 +164,7 @@ def _seconds_per_step(config: PretrainConfig, run: Prepared, place: Any, steps: 
             out=out,
             place=place,
             meta={},
-        )
+        ).run()
         times = [json.loads(line)["time"] for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     gaps = [b - a for a, b in itertools.pairwise(times)][math.ceil(steps / 4) - 1 :]
     return statistics.median(gaps) if gaps else math.nan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from hicmae.runtime.log import RunLog, UserError, progress, say
 from hicmae.runtime.meters import Recent, peak_flops
 from hicmae.runtime.optim import OptimConfig, cosine
 
-__all__ = ["Batch", "Interrupted", "LoopConfig", "Objective", "Step", "Stream", "fit", "to_device"]
+__all__ = ["Batch", "Fit", "Interrupted", "LoopConfig", "Objective", "Step", "Stream", "to_device"]
 
 Batch = dict[str, Any]
 
@@ -54,71 +54,54 @@ class Interrupted(Continuable):
 _FAILED = 1000  # above all signals
 
 
-def fit(
-    model: nn.Module,
-    objective: Objective,
-    stream: Stream,
-    *,
-    groups: list[dict],
-    optim: OptimConfig,
-    loop: LoopConfig,
-    out: Path,
-    place: Place,
-    meta: Mapping[str, Any],
-    show: bool = True,
-    on_epoch: Callable[[int, nn.Module], Mapping[str, float]] | None = None,
-    clip_flops: float = 0.0,
-    listener: Callable[[int, Mapping[str, float]], None] | None = None,
-) -> Path:
+@dataclass
+class Fit:
     """Train `model` until `loop.epochs` are done, from the newest checkpoint in `out` where there is one.
 
     Where a model has a `core`, that alone is what checkpoints hold as weights, what is averaged and given to
-    `on_epoch`; what lies beside it (an adversary, a predictor) is needed to train on, and kept in their state.
-
-    `on_epoch(epoch, model)` is called after every epoch and returns scalars for the log. `clip_flops`, of a forward
-    pass of one clip, lets the log tell which share of the GPU's peak is used. `listener(step, scalars)` hears, in the
-    first process, what the log is told. Returns the folder of the last checkpoint. A run that was killed and continued
-    equals an undisturbed one bit for bit on the same device.
+    `on_epoch`; what lies beside it (an adversary, a predictor) is needed to train on, and kept in their state. A run
+    that was killed and continued equals an undisturbed one bit for bit on the same device.
     """
-    run = _Run(model, objective, stream, groups, optim, loop, out, place, meta, show, on_epoch, clip_flops, listener)
-    return run.train()
 
+    model: nn.Module
+    objective: Objective
+    stream: Stream
+    _: KW_ONLY
+    groups: list[dict]
+    """Parameters as `optim.parameter_groups` returns them."""
+    optim: OptimConfig
+    loop: LoopConfig
+    out: Path
+    place: Place
+    meta: Mapping[str, Any]
+    """What checkpoints say of themselves."""
+    show: bool = True
+    on_epoch: Callable[[int, nn.Module], Mapping[str, float]] | None = None
+    """Called with number and model after every epoch; returns scalars for the log."""
+    clip_flops: float = 0.0
+    """FLOP of a forward pass of one clip: lets the log tell which share of the GPU's peak is used."""
+    listener: Callable[[int, Mapping[str, float]], None] | None = None
+    """Hears, in the first process, step and scalars that the log is told."""
 
-class _Run:
-    def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        stream: Stream,
-        groups: list[dict],
-        optim: OptimConfig,
-        loop: LoopConfig,
-        out: Path,
-        place: Place,
-        meta: Mapping[str, Any],
-        show: bool,
-        on_epoch: Callable[[int, nn.Module], Mapping[str, float]] | None,
-        clip_flops: float,
-        listener: Callable[[int, Mapping[str, float]], None] | None,
-    ) -> None:
-        self.clip_flops, self.listener = clip_flops, listener
-        self.objective, self.stream, self.loop, self.out, self.place = objective, stream, loop, out, place
-        self.meta, self.show, self.on_epoch = meta, show and place.first, on_epoch
-        self.steps = loop.epochs * stream.steps_per_epoch
+    def __post_init__(self) -> None:
+        optim, loop, place, per_epoch = self.optim, self.loop, self.place, self.stream.steps_per_epoch
+        self.show = self.show and place.first
+        self.steps = loop.epochs * per_epoch
         scale = loop.batch_size / 256
-        warmup = round(optim.warmup_epochs * stream.steps_per_epoch)
+        warmup = round(optim.warmup_epochs * per_epoch)
         self.rate = cosine(optim.lr * scale, optim.min_lr * scale, self.steps, warmup)
         self.bad_streak = torch.zeros((), device=place.device)
         self.stop_signal = 0
         self.begun = place.gather(generators.get_state())
         saved = self._found()
         self.done = 0 if saved is None else int(saved.state["step"])  # optimiser steps behind us
-        self.engine = engine_for(model, groups, optim, loop, place, saved)
-        self.writer = Writer(out, keep=loop.keep, keep_every=loop.keep_every)
+        self.engine = engine_for(self.model, self.groups, optim, loop, place, saved)
+        self.writer = Writer(self.out, keep=loop.keep, keep_every=loop.keep_every)
 
     # -- the run, top to bottom -------------------------------------------------------------------------------------
 
-    def train(self) -> Path:
+    def run(self) -> Path:
+        """Train; returns the folder of the last checkpoint."""
         loop, per_epoch = self.loop, self.stream.steps_per_epoch
         if self.done and self.show:
             say(f"continuing {self.out} at step {self.done} of {self.steps}")
@@ -281,7 +264,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 @contextlib.contextmanager
-def _signals(run: _Run) -> Iterator[None]:
+def _signals(run: Fit) -> Iterator[None]:
     """SIGINT, SIGTERM and SIGUSR1 end the run after the current step, with a checkpoint; a second Ctrl-C at once."""
 
     def ask(number: int, _: Any) -> None:

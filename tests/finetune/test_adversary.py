@@ -24,7 +24,7 @@ from hicmae.models import create_model
 from hicmae.models.base import Model
 from hicmae.runtime.checkpoint import read_weights, weights_file
 from hicmae.runtime.dist import Place
-from hicmae.runtime.loop import Batch, LoopConfig, fit
+from hicmae.runtime.loop import Batch, Fit, LoopConfig
 from hicmae.runtime.optim import OptimConfig, parameter_groups
 from tests.finetune.conftest import changed
 from tests.finetune.test_adapt import same_when_continued
@@ -76,7 +76,7 @@ def trained(seed: int, out: Path, how: dict[str, Any] | None, decay: float = 0.4
     task: Any = Classification(classes=CLASSES, augment=PLAIN, seed=seed)
     if how is not None:
         both, task = against(model, task, AdaptConfig(adversary="group", **how), PEOPLE, epochs)
-    fit(
+    Fit(
         both,
         task,
         Shuffled(seed),
@@ -87,7 +87,7 @@ def trained(seed: int, out: Path, how: dict[str, Any] | None, decay: float = 0.4
         place=Place(device=torch.device("cpu")),
         meta={},
         show=False,
-    )
+    ).run()
     return model.eval()
 
 

@@ -17,6 +17,7 @@ from hicmae.finetune import FinetuneConfig, build_model, engine, evaluate, run
 from hicmae.models import save_weights
 from hicmae.runtime.checkpoint import newest, read_weights
 from hicmae.runtime.log import UserError
+from hicmae.runtime.loop import Fit
 from hicmae.runtime.optim import cosine
 from tests.finetune.conftest import COLOURS, TINY, Killed, Life, changed, make_shards, rows
 
@@ -59,11 +60,12 @@ def test_learning_rates_of_the_groups_follow_the_layers(
 ) -> None:
     seen: list[dict[str, Any]] = []
 
-    def fit(model: Any, task: Any, stream: Any, *, groups: list[dict[str, Any]], **_: Any) -> Path:
-        seen.extend(groups)
-        return Path("unused")
+    class Noted(Fit):
+        def run(self) -> Path:
+            seen.extend(self.groups)
+            return Path("unused")
 
-    monkeypatch.setattr(engine, "fit", fit)
+    monkeypatch.setattr(engine, "Fit", Noted)
     run(changed(recipe, data__test=[], fidelity="published", layer_decay_groups=None), show=False)
     run(changed(recipe, data__test=[], layer_decay_groups="corrected", out=recipe.out + "2"), show=False)
     scale = [group["lr_scale"] for group in seen for name in group["names"] if name.endswith("lg_region_tokens")]

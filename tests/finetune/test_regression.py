@@ -26,6 +26,7 @@ from hicmae.finetune import (
 from hicmae.inference import predict_clip
 from hicmae.runtime.checkpoint import newest, read_weights
 from hicmae.runtime.log import UserError
+from hicmae.runtime.loop import Fit
 from tests.finetune.conftest import COLOURS, Killed, Life, changed, tinted
 
 ANSWERS = {  # what the list says of a clip of each colour
@@ -300,11 +301,12 @@ def test_balanced_sampling_takes_every_class_equally_often_and_all_clips_in_turn
     write_shards([], root / "s", config=ShardConfig(size=32, list=str(root / "list.csv")), progress=False)
     streams: list[Any] = []
 
-    def fit(model: Any, task: Any, stream: Any, **_: Any) -> Path:
-        streams.append(stream)
-        return Path("unused")
+    class Noted(Fit):
+        def run(self) -> Path:
+            streams.append(self.stream)
+            return Path("unused")
 
-    monkeypatch.setattr(engine, "fit", fit)
+    monkeypatch.setattr(engine, "Fit", Noted)
     balanced = changed(recipe, data__train=[str(root / "s")], data__test=[], task=TaskConfig(balanced=True))
     run(changed(balanced, loop__batch_size=6), show=False)
     run(changed(balanced, task=TaskConfig(), loop__batch_size=6, out=recipe.out + "2"), show=False)

@@ -15,7 +15,7 @@ from hicmae.models import create_model
 from hicmae.pretrain.config import ContrastConfig, MaskConfig, TargetConfig
 from hicmae.pretrain.objectives import objective_for
 from hicmae.runtime.dist import Place, process_group
-from hicmae.runtime.loop import Batch, LoopConfig, Step, fit
+from hicmae.runtime.loop import Batch, Fit, LoopConfig, Step
 from hicmae.runtime.optim import OptimConfig, parameter_groups
 
 STEPS, BATCH, FRAMES = 10, 12, 8
@@ -128,7 +128,7 @@ def _train(
     if engine.startswith("zero"):
         stage = {"zero_optimization": {"stage": int(engine[4:])}}
         settings |= {"engine": "deepspeed", "ema": None, "deepspeed": stage}
-    fit(
+    Fit(
         net,
         objective,
         Clips(place, settings["accumulate"], stop, both=net.audio_grid is not None),
@@ -144,4 +144,4 @@ def _train(
         place=place,
         meta={},
         show=False,
-    )
+    ).run()

@@ -16,7 +16,7 @@ from torch import nn
 from hicmae.runtime import checkpoint
 from hicmae.runtime.dist import Place
 from hicmae.runtime.log import UserError
-from hicmae.runtime.loop import Batch, Interrupted, LoopConfig, Step, fit
+from hicmae.runtime.loop import Batch, Fit, Interrupted, LoopConfig, Step
 from hicmae.runtime.optim import OptimConfig
 
 PLACE = Place(device=torch.device("cpu"))
@@ -62,9 +62,9 @@ def train(
     config = LoopConfig(**{"epochs": 4, "batch_size": 8, "log_every": 1, "ema": 0.9, **loop})
     groups = [{"params": list(net.parameters()), "weight_decay": 0.05, "lr_scale": 1.0}]
     stream = stream or Points(config.accumulate)
-    folder = fit(
+    folder = Fit(
         net, objective, stream, groups=groups, optim=OPTIM, loop=config, out=out, place=PLACE, meta={}, show=False
-    )
+    ).run()
     return {
         **checkpoint.read_weights(folder / "weights.safetensors")[0],
         **{f"ema.{k}": v for k, v in checkpoint.read_weights(folder / "ema.safetensors")[0].items()},
