@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hicmae import benchmark, configs, datasets, finetune, inference, models, pretrain, runtime, zoo
+    from hicmae.inference.embed import embed_clip as embed
     from hicmae.inference.predict import predict_clip as predict
     from hicmae.models import create_model, list_models
     from hicmae.models.profile import profile
@@ -18,6 +19,7 @@ __version__ = "0.1.0.dev0"
 # Names resolve on first use, so that `import hicmae` (and `hicmae --help`) need not wait for torch.
 _HOME = {
     "create_model": ("hicmae.models", "create_model"),
+    "embed": ("hicmae.inference.embed", "embed_clip"),
     "from_pretrained": ("hicmae.zoo.pretrained", "from_pretrained"),
     "list_models": ("hicmae.models", "list_models"),
     "load_checkpoint": ("hicmae.zoo.sources", "load_checkpoint"),
@@ -31,6 +33,7 @@ __all__ = [
     "configs",
     "create_model",
     "datasets",
+    "embed",
     "finetune",
     "from_pretrained",
     "inference",

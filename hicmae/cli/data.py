@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from hicmae.cli.words import Add, write
+from hicmae.cli.words import Add, fraction, write
 from hicmae.configs.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -23,7 +23,7 @@ def add_to(add: Add) -> None:
     sub.add_argument("--out", required=True, metavar="DIR", help="folder of the shards; a run found there is continued")
     _corpus_words(sub)
     division = sub.add_mutually_exclusive_group()
-    division.add_argument("--part", type=_fraction, metavar="I/N", help="write only part I of N, on any machine")
+    division.add_argument("--part", type=fraction, metavar="I/N", help="write only part I of N, on any machine")
     division.add_argument("--merge", action="store_true", help="prove that all parts are there, and write their index")
     sub.add_argument("--workers", type=int, default=0, metavar="N", help="processes on this machine (%(default)s)")
     sub.add_argument("--engine", choices=["processes", "ray"], default="processes", help="who works (%(default)s)")
@@ -78,14 +78,6 @@ def _corpus(arguments: argparse.Namespace, files: bool) -> tuple[str, str, str |
     if (arguments.card is None) != (arguments.root is None) or (arguments.card is not None) == files:
         raise ConfigError("name files or folders, or a corpus by --card NAME and its folder by --root DIR, not both")
     return (arguments.card, arguments.root, arguments.variant) if arguments.card else None
-
-
-def _fraction(text: str) -> tuple[int, int]:
-    """`3/8` as (3, 8)."""
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal()):
-        raise argparse.ArgumentTypeError(f"must be I/N, as in 3/8, not {text}")
-    return int(part), int(parts)
 
 
 def _corpus_words(sub: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from hicmae import __version__
 from hicmae.configs.options import config_help
 
-__all__ = ["Add", "Command", "Commands", "device_option", "whole_numbers", "write"]
+__all__ = ["Add", "Command", "Commands", "device_option", "fraction", "whole_numbers", "write"]
 
 Command = Callable[[argparse.Namespace, list[str]], int]
 
@@ -61,6 +61,14 @@ def whole_numbers(text: str) -> list[int]:
     if not all(word.isdecimal() for word in text.split(",")):
         raise argparse.ArgumentTypeError(f"must be whole numbers, as 0,1,2, not {text}")
     return [int(word) for word in text.split(",")]
+
+
+def fraction(text: str) -> tuple[int, int]:
+    """`3/8` as (3, 8)."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be I/N, as in 3/8, not {text}")
+    return int(part), int(parts)
 
 
 def device_option(sub: argparse.ArgumentParser) -> None:
