@@ -14,7 +14,7 @@ __all__ = ["check_recipe", "keep_recipe"]
 # where the data lie, who loads them and who computes, and what is logged may change between the starts of one run
 FREE = {
     *("device", "out", "loop.log_every", "loop.keep", "loop.keep_every", "loop.save_every", "loop.timeout"),
-    *("loop.engine", "loop.recompute", "loop.compile", "loop.tf32"),
+    *("loop.engine", "loop.recompute", "loop.offload", "loop.graphs", "loop.compile", "loop.tf32"),
 }
 
 

@@ -32,6 +32,11 @@ class LoopConfig:
     recompute: bool = False
     """Keep only the inputs of blocks and compute them again in the backward pass (activation checkpointing): less
     memory, more time."""
+    offload: bool = False
+    """Keep activations in the CPU's memory until the backward pass: less memory on the GPU, more time."""
+    graphs: bool = False
+    """Replay each block as one CUDA graph, which saves the launches of small kernels (pretraining on a fast GPU); one
+    process, one micro-batch per step. Not tried on a GPU yet."""
     compile: bool = False
     """Compile the blocks (torch.compile), which takes a minute at the start."""
     ema: float | None = None
@@ -61,6 +66,8 @@ class LoopConfig:
             raise ValueError(f"loop.timeout must be positive, not {self.timeout}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"loop.ema must lie in (0, 1) or be null, not {self.ema}")
+        if self.graphs and (self.accumulate > 1 or self.recompute or self.offload or self.compile):
+            raise ValueError("loop.graphs: goes with loop.accumulate=1, and without recompute, offload and compile")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"loop.batch_size ({self.batch_size}) must be a multiple of loop.accumulate ({self.accumulate})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from hicmae.runtime.dist import Place
 from hicmae.runtime.log import UserError
 from hicmae.runtime.optim import OptimConfig, adamw, set_learning_rate
 
-__all__ = ["Engine", "blocks_of", "engine_for"]
+__all__ = ["Engine", "blocks_of", "engine_for", "offloaded", "recompute"]
 
 Tensors = dict[str, Tensor]
 
@@ -42,6 +42,10 @@ def engine_for(
         raise UserError(
             f"loop.engine: single is one process, {place.world} were started; choose ddp, fsdp or deepspeed"
         )
+    if place.device.type != "cuda" and (loop.offload or loop.graphs):
+        raise UserError(f"loop.{'offload' if loop.offload else 'graphs'}: needs a GPU, this run is on the CPU")
+    if loop.graphs and name != "single":
+        raise UserError(f"loop.graphs: goes with loop.engine=single, not {name}")
     if name in ("fsdp", "deepspeed") and not place.grouped:
         raise UserError(f"loop.engine: {name} needs torchrun, also for one process: torchrun --nproc-per-node 1 …")
     kinds: dict[str, type[Engine]] = {"single": Engine, "ddp": DDP if place.world > 1 else Engine, "fsdp": FSDP}
@@ -87,7 +91,7 @@ class Engine:
             if self.ema is not None and saved.averages is not None:
                 self.ema.module.load_state_dict(saved.averages)
         if loop.recompute:
-            _recompute(self.bare)
+            recompute(self.bare)
         if loop.compile:
             for block in blocks_of(self.bare):  # block by block: compiled once for all that are alike
                 block.compile()
@@ -104,10 +108,15 @@ class Engine:
 
     # -- a step ------------------------------------------------------------------------------------------------------
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
         """Around an objective."""
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        return torch.autocast(self.place.device.type, kind, enabled=kind is not None)
+        cast = torch.autocast(
+            self.place.device.type, kind, enabled=kind is not None, cache_enabled=not self.loop.graphs
+        )
+        with cast, offloaded() if self.loop.offload else contextlib.nullcontext():
+            yield
 
     def exchange(self, final: bool) -> contextlib.AbstractContextManager[Any]:
         """Around the passes of a micro-batch: gradients are exchanged with the `final` one of a step only."""
@@ -141,6 +150,9 @@ class Engine:
 
     def warm_up(self, once: Callable[[], Tensor]) -> None:
         """Whatever makes the sums of a continued run those of an undisturbed one; `once` computes a loss."""
+        if self.loop.graphs:
+            with self.autocast():
+                _capture(self.bare, once)
 
     # -- what is kept ------------------------------------------------------------------------------------------------
 
@@ -265,12 +277,39 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [block for blocks in lists for block in blocks]
 
 
-def _recompute(model: nn.Module) -> None:
+def recompute(model: nn.Module) -> None:
     """Let blocks keep their input only, and compute the rest again when gradients are asked for."""
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
     chosen = set(blocks_of(model))
     apply_activation_checkpointing(model, check_fn=lambda module: module in chosen)
+
+
+def offloaded() -> contextlib.AbstractContextManager[Any]:
+    """Around a forward pass: what it keeps for the backward pass lies in the CPU's memory meanwhile, but for weights
+    and small things."""
+
+    def pack(x: Tensor) -> Any:
+        if isinstance(x if x._base is None else x._base, nn.Parameter) or x.nbytes < 2**16:
+            return x
+        kept = torch.empty(x.shape, dtype=x.dtype, pin_memory=torch.cuda.is_available())
+        return x.device, kept.copy_(x, non_blocking=True)
+
+    def unpack(kept: Any) -> Tensor:
+        return kept if isinstance(kept, Tensor) else kept[1].to(kept[0], non_blocking=True)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def _capture(model: nn.Module, once: Callable[[], Tensor]) -> None:
+    """Record every block that `once` passes through, forward and backward, as CUDA graphs of inputs of these shapes."""
+    inputs: dict[nn.Module, tuple[Tensor, ...]] = {}  # in the order of calls, in which graphs must be replayed
+    hooks = [block.register_forward_pre_hook(inputs.__setitem__) for block in blocks_of(model)]
+    once()
+    for hook in hooks:
+        hook.remove()
+    samples = [tuple(torch.zeros_like(x).requires_grad_(x.requires_grad) for x in given) for given in inputs.values()]
+    torch.cuda.make_graphed_callables(tuple(inputs), tuple(samples), allow_unused_input=True)
 
 
 def _whole(value: Tensor) -> Tensor:

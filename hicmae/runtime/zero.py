@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hicmae.runtime.checkpoint import Saved
-from hicmae.runtime.engines import Engine
+from hicmae.runtime.engines import Engine, offloaded
 from hicmae.runtime.log import UserError, say
 from hicmae.runtime.optim import OptimConfig, adamw, set_learning_rate
 
@@ -91,9 +92,11 @@ class Zero(Engine):
             "torch_autocast": {"enabled": self.precision == "bf16", "dtype": "bfloat16"},
         }
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
         """None: DeepSpeed does it around the model."""
-        return contextlib.nullcontext()
+        with offloaded() if self.loop.offload else contextlib.nullcontext():
+            yield
 
     def exchange(self, final: bool) -> contextlib.AbstractContextManager[Any]:
         """See `Engine`."""
