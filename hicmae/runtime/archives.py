@@ -16,7 +16,7 @@ _MEMBERS = 100_000
 def leads_out(name: str) -> bool:
     """Whether the name of an archive's member could lead out of the folder it is unpacked to."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    return not parts or ".." in parts or parts[0] == "/" or ":" in parts[0] or "\0" in name
+    return not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0] or "\0" in name
 
 
 def check_zip(path: Path) -> None:

@@ -1,0 +1,56 @@
+"""A small published file, the cache it goes to, and runs to publish."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from hicmae import configs
+from hicmae.models import create_model
+from hicmae.models.convert import to_published
+
+# what conversion takes for granted where a file does not tell: 16 frames of 160 pixels, 512 wide with 8 heads
+SMALL: dict[str, Any] = {"dim": 512, "depth": 1, "heads": 8, "frames": 16, "size": 160, "patch": (8, 32, 32)}
+LABELS = ("no", "yes")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache; the network of this machine is allowed."""
+    for name in ("HF_HUB_OFFLINE", "HICMAE_OFFLINE", "HICMAE_CARDS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HICMAE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier as the published repositories write it."""
+    torch.manual_seed(0)
+    model = create_model("mae_dfer_base", num_classes=2, init_scale=100.0, **SMALL)
+    path = tmp_path_factory.mktemp("published") / "checkpoint-99.pth"
+    space = argparse.Namespace(model="x", lg_classify_token_type="region", input_size=160, num_frames=16)
+    torch.save({"model": to_published(model.state_dict()), "epoch": 99, "args": space}, path)
+    return path
+
+
+def write_card(path: Path, files: list[dict[str, Any]], base: str = "mae_dfer_base", **changes: Any) -> Path:
+    """The card `base` under the name of `path`, with files."""
+    values = configs.read_yaml(configs.find(base, "models"))
+    weights = {**values["weights"], "obtained": True, "files": files}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({**values, "name": path.stem, "weights": weights, **changes}), encoding="utf-8")
+    return path
+
+
+def described(content: bytes, name: str, *mirrors: str, **more: Any) -> dict[str, Any]:
+    """A file of a card."""
+    digest = hashlib.sha256(content).hexdigest()
+    return {"name": name, "size": len(content), "sha256": digest, "mirrors": list(mirrors), **more}
