@@ -7,13 +7,17 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 # two at a time with one thread each; the tests of a file stay together
 FAST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+# one after another, each on one thread: side by side they would disturb each other
+BENCHMARKS = startup scaling memory pipeline predict step
 
-.PHONY: demo test test-all format help
+.PHONY: bench bench-long demo test test-all format help
 
 help:
 	@echo "make demo      the main job on generated faces: shard, pretrain, fine-tune, evaluate, predict"
 	@echo "make test      format, lint, types, tests"
 	@echo "make test-all  the same with the slow proofs"
+	@echo "make bench     speed and memory beside a plain formulation, into docs/performance.md (25 minutes, 2 idle cores)"
+	@echo "make bench-long  memory over an epoch of 100,000 samples"
 	@echo "make format    rewrite the code in the house format"
 
 $(STAMP): setup.py
@@ -40,6 +44,17 @@ test-all: $(STAMP)
 	@$(BIN)/mypy
 	@$(FAST)
 	@$(BIN)/python -m pytest -m slow
+
+bench: export OMP_NUM_THREADS := 1
+bench: $(STAMP)
+	@for name in $(BENCHMARKS); do \
+	  $(BIN)/python benchmarks/$$name.py --pairs 3 --out runs/bench/$$name.json || exit 1; done
+	@$(BIN)/python benchmarks/report.py runs/bench --write docs/performance.md
+
+bench-long: export OMP_NUM_THREADS := 1
+bench-long: $(STAMP)
+	@$(BIN)/python benchmarks/memory.py --long --out runs/bench-long/memory.json
+	@$(BIN)/python benchmarks/report.py runs/bench-long --write docs/performance.md
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix-only .
