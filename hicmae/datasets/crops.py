@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hicmae.datasets.faces.path import Path
     from hicmae.datasets.strips import ShardConfig
 
-__all__ = ["Run", "crop_detector", "preprocessing_crop", "runs_of", "scaled"]
+__all__ = ["Run", "crop_detector", "detectors", "preprocessing_crop", "runs_of", "scaled"]
 
 Frames = Callable[[], Iterator[tuple[float, np.ndarray]]]
 
@@ -162,7 +162,7 @@ def _followed(
             reason, _, remedy = str(error).replace(f"{crop.tracks}/", "").rpartition("; ")
             raise MediaError(path, f"has a track file that cannot be used ({reason})", remedy) from None
     else:
-        first, closer = _detectors(crop.smallest, crop.device)
+        first, closer = detectors(crop.smallest, crop.device)
         times, tracks = find_tracks(frames(), first, crop, closer)
         detector = closer if crop.second_pass else None
     taken = chosen(tracks, crop.several)
@@ -172,7 +172,7 @@ def _followed(
 
 
 @functools.lru_cache(maxsize=2)
-def _detectors(smallest: float, device: str) -> tuple[Detector, Detector]:
+def detectors(smallest: float, device: str) -> tuple[Detector, Detector]:
     """One for whole frames, one for crops that a face fills, where less is enough if need be."""
     from hicmae.datasets.faces.mtcnn import Mtcnn
 

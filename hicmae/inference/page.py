@@ -170,14 +170,15 @@ def _section(person: Person, span: tuple[float, float], names: Sequence[str]) ->
     if person.look:
         data = base64.b64encode(person.look).decode()
         picture = f'<img alt="{html.escape(person.name)}" src="data:image/jpeg;base64,{data}">'
-    words = shortly(person.probabilities, person.values, 3)
+    words = f"on the whole {shortly(person.probabilities, person.values, 3)}"
+    words += f", in view for {clock(person.seconds, parts=True)}"
     chips = "".join(
         f'<span class="chip"><i style="background:{ink(n)}"></i>{html.escape(name)} <b></b></span>'
         for n, name in enumerate(names)
     )
     return (
         f'<section class="person"><header>{picture}<div><b>{html.escape(person.name)}</b>'
-        f"<span>on the whole {html.escape(words)}, in view for {clock(person.seconds, parts=True)}</span></div></header>"
+        f"<span>{html.escape(words)}</span></div></header>"
         f'{lane(person, span)}<div class="now">{chips}</div></section>'
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ from hicmae.configs.errors import UserError
 from hicmae.datasets.crops import crop_detector
 from hicmae.datasets.fingerprint import Gauge, differences, sum_up
 from hicmae.datasets.media import MediaError, open_video
-from hicmae.datasets.transforms import normalise
 from hicmae.finetune.inputs import Inputs
-from hicmae.finetune.outputs import Outputs
 from hicmae.inference.hearing import Soundtrack
 from hicmae.inference.joining import people_of
 from hicmae.inference.loading import Loaded, opened
 from hicmae.inference.people import WindowPrediction
 from hicmae.inference.prediction import Prediction
+from hicmae.inference.recognising import Recogniser
 from hicmae.inference.windows import Preprocessing, Stretch, Window, stretches
 from hicmae.models.base import Model
 
@@ -41,6 +40,7 @@ def predict_clip(
     hop: float | None = None,
     batch_size: int = 8,
     device: str | torch.device = "auto",
+    show: bool = False,
 ) -> Prediction:
     """Probabilities or numbers of a video's windows and, as their mean, of the whole video.
 
@@ -57,55 +57,45 @@ def predict_clip(
         hop: seconds from one window's start to the next; None is half a window. Both are rounded to whole frames.
         batch_size: windows per forward pass.
         device: where a checkpoint's model is put; a model that was loaded before stays where it is.
+        show: a progress bar for each pass over the video.
 
     Raises:
         MediaError: the clip cannot be used, or has no sound for a model that only hears; the message says why.
         UserError: the checkpoint cannot be used, or has no classes to predict (fine-tune it first).
     """
-    net, meta = opened(model, "finetune", device=device)
-    _check_classifier(net)
-    how, inputs, outputs = Preprocessing.of(net, meta), Inputs.of(net), Outputs.of(meta)
+    recognise = Recogniser(*opened(model, "finetune", device=device))
+    how, meta = recognise.how, recognise.meta
+    step = None
     if window is not None or hop is not None or batch_size < 1:
         how, step = _timing(clip, how, window, hop, batch_size)
-    else:
-        step = None
-    track = Soundtrack.of(clip) if inputs.audio else None
-    names: tuple[str, ...] | None = None
     mute, gauge = 0, _gauge(meta)
-    faces, seen = stretches(clip, how, hop=step, gauge=gauge)
     parts: dict[int, list[WindowPrediction]] = {}
-    training = net.training
-    net.eval()
-    try:
+    with contextlib.ExitStack() as stack:
+        track = Soundtrack.of(clip) if recognise.inputs.audio else None
+        if track is not None:
+            stack.callback(track.close)
+        faces, seen = stretches(clip, how, hop=step, gauge=gauge, show=show)
+        stack.enter_context(recognise.evaluating())
         for batch in _batches(_heard(seen, track, how), batch_size):
             mute += sum(sound is None for *_, sound in batch)
-            if inputs.need_audio:
+            if recognise.inputs.need_audio:
                 batch = [each for each in batch if each[2] is not None]
-                if not batch:
-                    continue
-            frames, sounds = torch.stack([each.frames for _, each, _ in batch]), [sound for *_, sound in batch]
-            found = _found(net, inputs, outputs, frames, sounds, how)
-            names = names or _names(meta, found.shape[1])
-            for (face, each, _), row in zip(batch, found.tolist(), strict=True):
-                named = list(zip(names, row, strict=True))
-                classes = len(named) - outputs.numbers
-                made = WindowPrediction(each.start, each.end, dict(named[:classes]), dict(named[classes:]))
+            found = recognise([each for _, each, _ in batch], [sound for *_, sound in batch]) if batch else []
+            for (face, _, _), made in zip(batch, found, strict=True):
                 parts.setdefault(id(face), []).append(made)
-    finally:
-        net.train(training)
-    if not parts:
-        raise MediaError(clip, "has no sound", f"{meta.get('name') or 'the model'} only hears: name one that sees")
+        if not parts:
+            raise MediaError(clip, "has no sound", f"{meta.get('name') or 'the model'} only hears: name one that sees")
+        info = open_video(clip)
+        notes = (
+            [_note(recognise.inputs, mute, sum(map(len, parts.values())))] if recognise.inputs.audio and mute else []
+        )
+        notes += [how.note] if how.note else []
+        notes += _unlike(how, gauge, track, meta, info.fps)
     chosen = [face for face in faces if face.run.chosen and id(face) in parts] or faces
     windows = tuple(part for face in chosen for part in parts.get(id(face), ()))
-    notes = [_note(inputs, mute, sum(map(len, parts.values())))] if inputs.audio and mute else []
-    notes += [how.note] if how.note else []
-    info = open_video(clip)
-    notes += _unlike(how, gauge, track, meta, info.fps)
-    if track is not None:
-        track.close()
     people = people_of([(face, parts[id(face)]) for face in faces if id(face) in parts], gap=how.crop.gap)
     begin = min(0.0, windows[0].start)
-    end = max(begin + (info.seconds or 0.0), max(part.end for found in parts.values() for part in found))
+    end = max(begin + (info.seconds or 0.0), *(found[-1].end for found in parts.values()))
     return Prediction(str(clip), str(meta.get("name", "")), windows, "; ".join(notes), people, (begin, end))
 
 
@@ -146,42 +136,6 @@ def _note(inputs: Inputs, mute: int, count: int) -> str:
     if mute == count:
         return "there is no sound: recognised from frames alone"
     return f"{mute} of {count} windows have no sound: recognised from frames alone"
-
-
-def _check_classifier(model: Model) -> None:
-    if model.stage == "pretrain":
-        raise UserError("a pretraining model has no classes to predict; fine-tune it first (hicmae finetune --help)")
-    if getattr(model, "num_classes", None) == 0:
-        raise UserError("the model was made with num_classes=0: it gives features, not probabilities of classes")
-
-
-@torch.inference_mode()
-def _found(
-    model: Model,
-    inputs: Inputs,
-    outputs: Outputs,
-    frames: Tensor,
-    sounds: Sequence[Tensor | None],
-    how: Preprocessing,
-) -> Tensor:
-    """(B, 3, T, H, W) uint8, B x (1, F, K) -> probabilities and numbers (B, K) on the CPU."""
-    device = next(model.parameters()).device
-    audio = heard = None
-    if how.sound is not None:
-        silence = torch.zeros(1, how.sound.length, how.sound.bins)
-        audio = torch.stack([silence if sound is None else sound for sound in sounds]).to(device)
-        heard = torch.tensor([sound is not None for sound in sounds], device=device)
-    video = normalise(frames.to(device)) if inputs.video else None
-    return outputs(inputs.of_evaluation(model, video, audio, heard).float()).cpu()
-
-
-def _names(meta: dict[str, Any], count: int) -> tuple[str, ...]:
-    names = tuple(meta.get("labels") or (f"class {i}" for i in range(count)))
-    if len(names) != count:
-        raise UserError(
-            f"{meta.get('file', 'the model')}: names {len(names)} labels for {count} outputs; train it again"
-        )
-    return names
 
 
 def _timing(

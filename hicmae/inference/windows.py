@@ -32,6 +32,7 @@ from hicmae.datasets.strips import ShardConfig, shown
 from hicmae.datasets.transforms import resize
 from hicmae.finetune.inputs import sound_of
 from hicmae.models.base import Model
+from hicmae.runtime.log import progress
 
 __all__ = ["Preprocessing", "Stretch", "Window", "middle_window", "stretches", "windows"]
 
@@ -179,17 +180,25 @@ def stretches(
     stop: float | None = None,
     gauge: Gauge | None = None,
     everyone: bool = True,
+    show: bool = False,
 ) -> tuple[list[Stretch], Iterator[tuple[Stretch, Window]]]:
     """All faces of a video in order of time, and their windows as they end, in one pass over the frames.
 
-    Args, Raises: as `windows`. `everyone` follows all faces, otherwise those that the recipe takes of several.
+    Args, Raises: as `windows`. `everyone` follows all faces, otherwise those that the recipe takes of several. `show`
+    draws a progress bar for each pass.
     """
     hop = max(1, how.frames // 2) if hop is None else hop
     info = open_video(path)
     config = ShardConfig(size=how.stored, max_fps=how.max_fps, box=how.box, faces=how.faces, crop=how.crop)
 
+    passes = iter(["find faces", "look closer"] if config.faces == "mtcnn" else [])
+
     def frames() -> Iterator[tuple[float, np.ndarray]]:
-        return shown(path, info, read_frames(path, start=start, stop=stop, threads=0), how.max_fps)
+        found = read_frames(path, start=start, stop=stop, threads=0)
+        if show:
+            words = f"{next(passes, 'recognise')} {Path(path).name}"
+            found = iter(progress(found, total=info.frames, desc=words, unit="frame"))
+        return shown(path, info, found, how.max_fps)
 
     runs = runs_of(Path(path), config, info, frames, source=Path(path).name, everyone=everyone)
     found = [Stretch(run, how, hop, 1 / how.rate(info.fps), gauge) for run in runs]

@@ -12,7 +12,7 @@ from hicmae.datasets.faces.crop import pose_of
 from hicmae.datasets.faces.detect import Detector, Faces
 from hicmae.datasets.faces.levelled import looked_at
 
-__all__ = ["Track", "chosen", "find_tracks"]
+__all__ = ["Track", "chosen", "find_tracks", "linked"]
 
 _BATCH = 8  # frames; fixed, so that results do not depend on who asks
 _SURE = 0.9  # score that a track must reach somewhere
@@ -73,7 +73,7 @@ def find_tracks(
         for (number, shot, frame), faces in zip(waiting, detector([frame for *_, frame in waiting]), strict=True):
             since = times[number] - config.gap - 1e-6
             live[:] = [track for track in live if track.shot == shot and times[track.frames[-1]] >= since]
-            started = _linked(live, faces, number, shot)
+            started = linked(live, faces, number, shot)
             for track in live:
                 if closer is not None and track.frames[-1] != number:
                     _sought(track, number, frame, faces, closer)
@@ -129,7 +129,7 @@ class _Cuts:
         return cut
 
 
-def _linked(tracks: Sequence[Track], faces: Faces, number: int, shot: int) -> list[Track]:
+def linked(tracks: Sequence[Track], faces: Faces, number: int, shot: int) -> list[Track]:
     """Add the faces of a frame to the tracks they continue, the best fit first; returns new tracks for the others."""
     fits = []
     for n, track in enumerate(tracks):
