@@ -164,7 +164,7 @@ def _settled(path: Path, cards: dict[str, Card], stored: dict[str, Path]) -> Unb
         part = folder / f"{name}.yaml.part"
         part.write_text(card_text(_travelling(about), f"From the bundle {path.name}."), encoding="utf-8")
         part.replace(folder / f"{name}.yaml")
-        usable += [arrived(about, each, stored[str(each.sha256)]) for each in _files(about)]
+        usable += [arrived(each, stored[str(each.sha256)]) for each in _files(about)]
     return Unbundled(tuple(sorted(cards)), tuple(usable))
 
 

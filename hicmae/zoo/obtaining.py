@@ -7,7 +7,6 @@ from pathlib import Path
 from filelock import FileLock
 
 from hicmae.configs.errors import UserError
-from hicmae.models.factory import list_models
 from hicmae.runtime.digest import sha256
 from hicmae.runtime.hub import RemoteFile, cache_folder, fetch, place_of, wrong
 from hicmae.runtime.log import say
@@ -42,7 +41,7 @@ def download(
     place = card_file(name)
     about = card(place)
     each = chosen(about, form, file)
-    return arrived(about, each, fetch(remote(about, each, place.parent), patience=patience, show=show), show=show)
+    return arrived(each, fetch(remote(about, each, place.parent), patience=patience, show=show), show=show)
 
 
 def chosen(about: Card, form: str | None = None, file: str | None = None) -> ModelFile:
@@ -78,20 +77,12 @@ def remote(about: Card, file: ModelFile, folder: Path) -> RemoteFile:
     return RemoteFile(name=file.name, size=file.size, sha256=file.sha256, mirrors=tuple(mirrors))
 
 
-def arrived(about: Card | None, file: ModelFile, path: Path, *, show: bool = True) -> Path:
+def arrived(file: ModelFile, path: Path, *, show: bool = True) -> Path:
     """A downloaded file as it is used: safetensors."""
-    if path.suffix not in PICKLES:
-        return path
-    name = next((name for name in (about.name if about else "", origin(about)) if name in list_models()), None)
-    return converted(path, name, file.labels, show=show)
+    return converted(path, file.labels, show=show) if path.suffix in PICKLES else path
 
 
-def origin(about: Card | None) -> str:
-    """The registered name that a converted or published card tells."""
-    return about.converted.model if about is not None and about.converted is not None else ""
-
-
-def converted(path: Path, name: str | None = None, labels: tuple[str, ...] | None = None, *, show: bool = True) -> Path:
+def converted(path: Path, labels: tuple[str, ...] | None = None, *, show: bool = True) -> Path:
     """A published `.pth` file as safetensors in the cache, made once.
 
     Raises:
@@ -106,7 +97,7 @@ def converted(path: Path, name: str | None = None, labels: tuple[str, ...] | Non
             about = card(beside)
             if wrong(target, remote(about, about.weights.files[0], folder)) is None:
                 return target
-        done = convert_checkpoint(path, target, name, labels=labels)
+        done = convert_checkpoint(path, target, labels=labels)
     if show:
         say(str(done))
     return target

@@ -91,7 +91,7 @@ def _from_hub(repo: str, revision: str, stage: str | None) -> Path:
     each = chosen(about, stage)
     file = remote(about, each, kept.parent)
     hub = f"hf://{repo}@{revision}/{each.name}"
-    return arrived(about, each, fetch(type(file)(name=file.name, size=file.size, sha256=file.sha256, mirrors=(hub,))))
+    return arrived(each, fetch(type(file)(name=file.name, size=file.size, sha256=file.sha256, mirrors=(hub,))))
 
 
 def _read(content: bytes, kept: Path) -> None:

@@ -15,8 +15,8 @@ from hicmae import configs
 from hicmae.models import create_model
 from hicmae.models.convert import to_published
 
-# what conversion takes for granted where a file does not tell: 16 frames of 160 pixels, 512 wide with 8 heads
-SMALL: dict[str, Any] = {"dim": 512, "depth": 1, "heads": 8, "frames": 16, "size": 160, "patch": (8, 32, 32)}
+NAME = "hicmae_tiny_audio"  # the smallest whose keys and width tell what it is
+SMALL: dict[str, Any] = {"depth": 1, "num_classes": 2}
 LABELS = ("no", "yes")
 
 
@@ -34,14 +34,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier as the published repositories write it."""
     torch.manual_seed(0)
-    model = create_model("mae_dfer_base", num_classes=2, init_scale=100.0, **SMALL)
+    model = create_model(NAME, init_scale=100.0, **SMALL)
     path = tmp_path_factory.mktemp("published") / "checkpoint-99.pth"
-    space = argparse.Namespace(model="x", lg_classify_token_type="region", input_size=160, num_frames=16)
+    space = argparse.Namespace(model="x")
     torch.save({"model": to_published(model.state_dict()), "epoch": 99, "args": space}, path)
     return path
 
 
-def write_card(path: Path, files: list[dict[str, Any]], base: str = "mae_dfer_base", **changes: Any) -> Path:
+def write_card(path: Path, files: list[dict[str, Any]], base: str = "hicmae_base_audio", **changes: Any) -> Path:
     """The card `base` under the name of `path`, with files."""
     values = configs.read_yaml(configs.find(base, "models"))
     weights = {**values["weights"], "obtained": True, "files": files}
