@@ -10,7 +10,7 @@ FAST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadf
 # one after another, each on one thread: side by side they would disturb each other
 BENCHMARKS = startup scaling memory pipeline predict step
 
-.PHONY: bench bench-long demo test test-all format help
+.PHONY: bench bench-long demo test test-all format docs docs-serve help
 
 help:
 	@echo "make demo      the main job on generated faces: shard, pretrain, fine-tune, evaluate, predict"
@@ -19,6 +19,8 @@ help:
 	@echo "make bench     speed and memory beside a plain formulation, into docs/performance.md (25 minutes, 2 idle cores)"
 	@echo "make bench-long  memory over an epoch of 100,000 samples"
 	@echo "make format    rewrite the code in the house format"
+	@echo "make docs      build the documentation into site/; open site/index.html"
+	@echo "make docs-serve  show it at http://127.0.0.1:8000 while pages are written"
 
 $(STAMP): setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "hicmae needs Python 3.10 to 3.14; '$(PYTHON)' was not found (set PYTHON=...)." >&2; exit 1; }
@@ -59,3 +61,12 @@ bench-long: $(STAMP)
 format: $(STAMP)
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(STAMP)
+	@$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs-serve: $(STAMP)
+	@$(BIN)/python -m mkdocs serve

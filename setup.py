@@ -42,6 +42,7 @@ EXTRAS = {
     "wandb": ["wandb>=0.19"],
     "parquet": ["pyarrow>=15"],
     "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
     "dev": [
         "peft>=0.15,<1",
         "pandas>=2",
@@ -57,6 +58,9 @@ EXTRAS = {
         "mtcnn==1.0.0",
         "scikit-image>=0.22",
         "deepspeed>=0.19,<0.20",
+        "mkdocs>=1.6,<2",
+        "mkdocs-material>=9.6,<10",
+        "mkdocstrings[python]>=1,<2",
         "ruff>=0.8",
         "mypy>=1.13",
         "types-PyYAML",

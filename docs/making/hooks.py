@@ -25,6 +25,8 @@ PAGES = {
 }
 """Page of the repository -> its place in the site."""
 
+SHIM = "https://unpkg.com/iframe-worker/shim"
+
 LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(#[^)\s]*)?(?=\))")
 
 
@@ -43,6 +45,15 @@ def on_page_markdown(text: str, page: Any, config: Any, files: Files) -> str:
     return (
         text if place in PAGES.values() and place != "index.md" else _moved(text, f"docs/{place}", place, files, config)
     )
+
+
+def on_post_build(config: Any) -> None:
+    """The theme would fetch from elsewhere what lets pages search from the disk; `worker.js` does it here."""
+    site = Path(config.site_dir)
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        worker = relpath("worker.js", page.relative_to(site).parent.as_posix())
+        page.write_text(text.replace(SHIM, worker), encoding="utf-8")
 
 
 def _moved(text: str, source: str, place: str, files: Files, config: Any) -> str:

@@ -57,7 +57,7 @@ def filled(text: str) -> str:
 
 
 def _giga(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} G"
+    return "-" if value is None else f"{value:.2f}\N{NO-BREAK SPACE}G"
 
 
 if __name__ == "__main__":
