@@ -102,7 +102,8 @@ class Stream:
             )
         if len(index) * clips < batch_size:
             raise ValueError(
-                f"{index.folder} holds {len(index) * clips} clips, fewer than one batch of {batch_size}: lower loop.batch_size"
+                f"{index.folder} holds {len(index) * clips} clips, fewer than one batch of {batch_size}: lower "
+                "loop.batch_size"
             )
         self.index, self.seed, self.shuffle, self.clips = index, seed, shuffle, clips
         self.batch_size, self.accumulate, self.rank, self.world = batch_size, accumulate, rank, world
