@@ -24,9 +24,9 @@ class MediaLimits:
     """Pixels of a picture or of a video's frames; 8K video has 33 million. `HICMAE_MAX_PIXELS`."""
     fps: int = 1000
     """Frames per second. `HICMAE_MAX_FPS`."""
-    hours: int = 6
+    seconds: int = 6 * 3600
     """Length of a video or a sound track; sound takes 0.23 GB per hour, and twice that while it is read.
-    `HICMAE_MAX_HOURS`."""
+    `HICMAE_MAX_SECONDS`."""
     tracks: int = 64
     """Tracks in one file: pictures, sound in several languages, subtitles. `HICMAE_MAX_TRACKS`."""
 
@@ -38,7 +38,7 @@ class MediaLimits:
             ConfigError: a variable holds no whole number above 0.
         """
         found = {}
-        for name in ("pixels", "fps", "hours", "tracks"):
+        for name in ("pixels", "fps", "seconds", "tracks"):
             variable = f"HICMAE_MAX_{name.upper()}"
             text = os.environ.get(variable)
             if text is not None:
@@ -68,10 +68,10 @@ class MediaLimits:
 
     def too_long(self, seconds: float) -> tuple[str, str] | None:
         """Reason and remedy for a length."""
-        if seconds <= 3600 * self.hours:
+        if seconds <= self.seconds:
             return None
-        reason = f"is too long ({seconds / 3600:,.1f} hours; up to {self.hours} are read)"
-        return reason, "cut it into parts, or raise the limit by HICMAE_MAX_HOURS"
+        reason = f"is too long ({seconds:,.0f} s; up to {self.seconds:,} s are read)"
+        return reason, "cut it into parts, or raise the limit by HICMAE_MAX_SECONDS"
 
     def too_many(self) -> tuple[str, str]:
         """Reason and remedy for too many tracks."""
