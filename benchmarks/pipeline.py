@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -41,6 +43,10 @@ __all__ = ["TARGETS", "difference", "main", "make", "measure"]
 
 TARGETS = {"mp4": 1.5, "jpeg": 4.0, "raw": 10.0}
 """How many times the samples per core-second of the plain pipeline each format gives."""
+BATCH = 8
+"""Samples that are put together, as they are for a step."""
+
+Batch = dict[str, torch.Tensor]
 
 
 def make(folder: Path, videos: Path | None = None, *, people: int = 6, seconds: float = 8.0) -> dict[str, Index]:
@@ -81,24 +87,33 @@ def files_of(index: Index, folder: Path) -> list[PlainClip]:
     return clips
 
 
-def ours(index: Index, seeds: int, *, hears: bool) -> Callable[[], list[dict[str, torch.Tensor]]]:
-    """Every clip of an index as `seeds` samples, through the view that training has."""
+def ours(index: Index, seeds: int, *, hears: bool) -> Iterator[Batch]:
+    """Every clip of an index as `seeds` samples, through the view that training has, in batches of `BATCH`."""
     sound = SoundConfig() if hears else None
     view = pretrain_view(16, 4, 160, sound, SoundAugmentConfig(), need_sound=hears)
     store = ClipStore(index)
-
-    def run() -> list[dict[str, torch.Tensor]]:
-        return [view(store[n], _generator(n, seed)) for n in range(len(index)) for seed in range(seeds)]
-
-    return run
+    for numbers in _batches(len(index), seeds):
+        rows = [view(store[number], _generator(number, seed)) for number, seed in numbers]
+        yield {name: torch.stack([one[name] for one in rows]) for name in ("video", "audio") if name in rows[0]}
 
 
-def plain(clips: list[PlainClip], seeds: int, *, hears: bool) -> Callable[[], list]:
+def plain(clips: list[PlainClip], seeds: int, *, hears: bool) -> Iterator[Batch]:
     """The same samples by the plain pipeline."""
-    deaf = [clip if hears else PlainClip(clip.video, None, clip.side, clip.times) for clip in clips]
+    deaf = [clip if hears else replace(clip, sound=None) for clip in clips]
+    for numbers in _batches(len(clips), seeds):
+        rows = [plain_sample(deaf[number], Draws(_generator(number, seed))) for number, seed in numbers]
+        yield {name: torch.stack([one[k] for one in rows]) for k, name in enumerate(("video", "audio")[: 1 + hears])}
 
-    def run() -> list:
-        return [plain_sample(clip, Draws(_generator(n, seed))) for n, clip in enumerate(deaf) for seed in range(seeds)]
+
+def _batches(clips: int, seeds: int) -> list[list[tuple[int, int]]]:
+    pairs = [(number, seed) for number in range(clips) for seed in range(seeds)]
+    return [pairs[at : at + BATCH] for at in range(0, len(pairs), BATCH)]
+
+
+def _all(make: Callable[..., Iterator[Batch]], source: Any, seeds: int, hears: bool) -> Callable[[], None]:
+    def run() -> None:
+        for _ in make(source, seeds, hears=hears):
+            pass
 
     return run
 
@@ -111,11 +126,10 @@ def difference(index: Index, clips: list[PlainClip], seeds: int = 2) -> tuple[fl
     """The greatest difference of the two pipelines: in grey levels of 255, and in normalised log-mel."""
     levels, sound = 0.0, 0.0
     deviation = torch.tensor(IMAGENET_STD).view(3, 1, 1, 1)
-    for one, (video, heard) in zip(ours(index, seeds, hears=True)(), plain(clips, seeds, hears=True)(), strict=True):
-        apart = (normalise(one["video"], IMAGENET_MEAN, IMAGENET_STD) - video).abs() * deviation * 255
+    for one, other in zip(ours(index, seeds, hears=True), plain(clips, seeds, hears=True), strict=True):
+        apart = (normalise(one["video"], IMAGENET_MEAN, IMAGENET_STD) - other["video"]).abs() * deviation * 255
         levels = max(levels, float(apart.max()))
-        assert heard is not None
-        sound = max(sound, float((one["audio"] - heard).abs().max()))
+        sound = max(sound, float((one["audio"] - other["audio"]).abs().max()))
     return levels, sound
 
 
@@ -126,8 +140,8 @@ def measure(found: dict[str, Index], clips: list[PlainClip], *, pairs: int, seed
     same = f"samples are equal to {levels:.1f} grey levels and {sound:.0e} in log-mel"
     kilobytes = {kind: index.size.sum() / index.frames.sum() / 1000 for kind, index in found.items()}
     for hears in (True, False):
-        works = {"plain": plain(clips, seeds, hears=hears)}
-        works |= {kind: ours(index, seeds, hears=hears) for kind, index in found.items()}
+        works = {"plain": _all(plain, clips, seeds, hears)}
+        works |= {kind: _all(ours, index, seeds, hears) for kind, index in found.items()}
         compared = compare(works, pairs=pairs, label="with sound" if hears else "frames alone", show=show)
         what = "16 x 160, log-mel" if hears else "16 x 160"
         count = len(clips) * seeds

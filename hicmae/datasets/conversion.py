@@ -126,6 +126,6 @@ def recoded(item: Stored, config: ShardConfig) -> Iterator[tuple[bytes, dict[str
             raise UserError(
                 f"{item.tar}: its sample {row['key']} cannot be used ({error}); see `hicmae check {item.tar.parent}`"
             ) from error
-        meta = {name: value for name, value in json.loads(parts["json"]).items() if name not in _CODING}
+        meta = {name: value for name, value in json.loads(bytes(parts["json"])).items() if name not in _CODING}
         lines = {name: value for name, value in row.items() if name not in ("offset", "size", "sha256")}
-        yield pack(meta, coder.finish(row["fps"]), parts.get("wav")), lines
+        yield pack(meta, coder.finish(row["fps"]), bytes(parts["wav"]) if "wav" in parts else None), lines

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -129,13 +130,16 @@ def filter_bank(waveform: Tensor, bins: int = 128) -> Tensor:
     """
     if waveform.shape[-1] < WINDOW:
         raise ValueError(f"sound of {waveform.shape[-1]} samples is shorter than one window of {WINDOW} (25 ms)")
-    with torch.autocast(waveform.device.type, enabled=False):  # half precision would drown quiet bands
+    kind = waveform.device.type
+    half = torch.is_autocast_enabled(kind)  # entering takes longer than some of what is inside
+    with torch.autocast(kind, enabled=False) if half else nullcontext():  # half precision would drown quiet bands
         waveform = waveform if waveform.dtype == torch.float64 else waveform.float()
         frames = waveform.unfold(-1, WINDOW, HOP)  # (B, frames, WINDOW)
         frames = frames - frames.mean(-1, keepdim=True)
         previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
         frames = (frames - 0.97 * previous) * _window(waveform.device, waveform.dtype)
-        power = torch.fft.rfft(frames, n=FFT).abs().square_()  # (B, frames, FFT/2 + 1)
+        real, imaginary = torch.view_as_real(torch.fft.rfft(frames, n=FFT)).unbind(-1)
+        power = real.square().addcmul_(imaginary, imaginary)  # (B, frames, FFT/2 + 1); a fifth of the time of abs
         # on a GPU in double precision: single may mean 10 bits there (TF32)
         precise = torch.float64 if power.is_cuda else power.dtype
         energies = (power.to(precise) @ _mel(bins, waveform.device, precise)).to(power.dtype)

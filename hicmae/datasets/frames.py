@@ -50,18 +50,19 @@ class Frames:
         for i in wanted:
             if not 0 <= i < len(self):
                 raise IndexError(f"frame {i} of a clip of {len(self)} frames")
-        decoded = self.decode(list(dict.fromkeys(wanted)))
-        return torch.stack([decoded[i] for i in wanted]).permute(0, 3, 1, 2)
+        once = list(dict.fromkeys(wanted))
+        frames = self.decode(once)
+        return (frames if once == wanted else frames[[once.index(i) for i in wanted]]).permute(0, 3, 1, 2)
 
-    def decode(self, wanted: list[int]) -> dict[int, Tensor]:
-        """Frames by number, each (H, W, 3) uint8; no number occurs twice."""
+    def decode(self, wanted: list[int]) -> Tensor:
+        """Frames by number, none of which occurs twice: (T, H, W, 3) uint8."""
         raise NotImplementedError
 
 
 class JpegStrip(Frames):
     """JPEGs one after another in `data`, frame i from `offsets[i]` to `offsets[i + 1]`."""
 
-    def __init__(self, data: bytes, offsets: Sequence[int], times: np.ndarray) -> None:
+    def __init__(self, data: bytes | memoryview, offsets: Sequence[int], times: np.ndarray) -> None:
         super().__init__(times)
         if len(offsets) != len(times) + 1 or list(offsets) != sorted(offsets):
             raise SampleError("its frame offsets and times do not fit each other")
@@ -73,35 +74,37 @@ class JpegStrip(Frames):
         """The JPEG of frame i, (bytes,) uint8."""
         return torch.frombuffer(bytearray(self.data[self.offsets[i] : self.offsets[i + 1]]), dtype=torch.uint8)
 
-    def decode(self, wanted: list[int]) -> dict[int, Tensor]:
+    def decode(self, wanted: list[int]) -> Tensor:
         """See `Frames`."""
-        decoded: dict[int, Tensor] = {}
+        decoded = []
         for i in wanted:
             try:
-                decoded[i] = decode_jpeg(self.coded(i), mode=ImageReadMode.RGB).permute(1, 2, 0)
+                decoded.append(decode_jpeg(self.coded(i), mode=ImageReadMode.RGB).permute(1, 2, 0))
             except RuntimeError as error:
                 raise SampleError(f"its frame {i} is no JPEG that can be decoded") from error
-        return decoded
+        return torch.stack(decoded)
 
 
 class RawFrames(Frames):
-    """Frames of `side` x `side` pixels as they are; `read(at, size)` gives bytes of them, each frame has a checksum."""
+    """Frames of `side` x `side` pixels as they are, each with a checksum; `read(at, buffer)` fills a buffer with what
+    lies from byte `at` of them on."""
 
-    def __init__(self, read: Callable[[int, int], Any], side: int, checks: Sequence[int], times: np.ndarray) -> None:
+    def __init__(
+        self, read: Callable[[int, memoryview], Any], side: int, checks: Sequence[int], times: np.ndarray
+    ) -> None:
         super().__init__(times)
         if len(checks) != len(times):
             raise SampleError("its frame checksums and times do not fit each other")
         self.read, self.side, self.checks = read, side, checks
 
-    def decode(self, wanted: list[int]) -> dict[int, Tensor]:
+    def decode(self, wanted: list[int]) -> Tensor:
         """See `Frames`."""
-        size, decoded = 3 * self.side**2, {}
-        for i in wanted:
-            data = self.read(i * size, size)
-            if len(data) != size or checksum(data) != self.checks[i]:
+        frames = np.empty((len(wanted), 3 * self.side**2), np.uint8)
+        for i, frame in zip(wanted, frames, strict=True):
+            self.read(i * len(frame), frame.data)
+            if checksum(frame) != self.checks[i]:
                 raise SampleError(f"the bytes of its frame {i} are not those that were written")
-            decoded[i] = torch.frombuffer(data, dtype=torch.uint8).view(self.side, self.side, 3)
-        return decoded
+        return torch.from_numpy(frames).view(-1, self.side, self.side, 3)
 
 
 class VideoFrames(Frames):
@@ -112,13 +115,15 @@ class VideoFrames(Frames):
     to is left out, which changes no bit of the others.
     """
 
-    def __init__(self, data: bytes, packets: Sequence[Sequence[int]], head: bytes, times: np.ndarray) -> None:
+    def __init__(
+        self, data: bytes | memoryview, packets: Sequence[Sequence[int]], head: bytes, times: np.ndarray
+    ) -> None:
         super().__init__(times)
         self.data, self.head, self.packets = memoryview(data), head, np.asarray(packets, np.int64).reshape(-1, 4)
         if not np.array_equal(np.sort(self.packets[:, 2]), np.arange(len(times))) or self.packets[0, 3] != 2:
             raise SampleError("its frames and times do not fit each other")
 
-    def decode(self, wanted: list[int]) -> dict[int, Tensor]:
+    def decode(self, wanted: list[int]) -> Tensor:
         """See `Frames`."""
         asked, kind = np.isin(self.packets[:, 2], wanted), self.packets[:, 3]
         group = np.cumsum(kind == 2)
@@ -142,11 +147,11 @@ class VideoFrames(Frames):
             raise SampleError(f"its video cannot be decoded ({error.strerror})") from error
         if lost := set(wanted) - decoded.keys():
             raise SampleError(f"its frame {min(lost)} cannot be decoded")
-        return decoded
+        return torch.stack([decoded[i] for i in wanted])
 
 
-def checksum(data: Any) -> int:
-    """The sum of a buffer's 8-byte words, modulo 2^64, and of the bytes that remain: a tenth of a CRC's time."""
+def checksum(data: np.ndarray) -> int:
+    """Of bytes (N,) uint8 the sum of the 8-byte words, modulo 2^64, and of what remains: a tenth of a CRC's time."""
     whole = len(data) // 8 * 8
-    words, rest = np.frombuffer(data, "<u8", whole // 8), np.frombuffer(data, np.uint8, -1, whole)
-    return (int(words.sum(dtype=np.uint64)) + int(rest.sum(dtype=np.uint64))) % 2**64
+    words = int(data[:whole].view("<u8").sum(dtype=np.uint64))
+    return (words + int(data[whole:].sum(dtype=np.uint64))) % 2**64

@@ -15,6 +15,7 @@ import tarfile
 import wave
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ __all__ = ["PIXELS", "Clip", "JpegStrip", "SampleError", "parts_of", "unpack"]
 
 PIXELS = "xrgb"
 """Suffix of raw frames, the last part of a sample: all before it lies in one piece, which is read and hashed."""
+
+Fill = Callable[[int, memoryview], Any]
 
 
 @dataclass(frozen=True)
@@ -53,21 +56,22 @@ class Clip:
     """How it was cut out of its video, as far as is told."""
 
 
-def unpack(raw: bytes, *, number: int, label: int, read: Callable[[int, int], Any] | None = None) -> Clip:
+def unpack(raw: bytes | bytearray, *, number: int, label: int, read: Fill | None = None) -> Clip:
     """The sample in a tar's bytes `raw`, its frames still coded.
 
-    Of a sample of raw frames `raw` may end where they begin; `read(at, size)` then gives bytes of them.
+    Of a sample of raw frames `raw` may end where they begin; `read(at, buffer)` then fills a buffer from byte `at` of
+    them on.
 
     Raises:
         SampleError: the bytes are not a whole sample.
     """
     try:
         parts, begin = parts_of(raw)
-        meta = json.loads(parts["json"])
+        meta = json.loads(bytes(parts["json"]))
         audio = _wave(parts["wav"], meta["audio"]["offset"]) if meta["audio"] is not None else None
         group, start = meta.get("group"), float(meta["start"])
         source = meta.get("extra", {}).get("video") or meta["source"]
-        frames = _frames(meta, parts, read or (lambda at, size: bytearray(raw[begin + at : begin + at + size])))
+        frames = _frames(meta, parts, read or partial(_fill, raw, begin))
         return Clip(meta["key"], number, frames, audio, label, source, group, start, crop=meta.get("crop") or {})
     except SampleError:
         raise
@@ -75,23 +79,27 @@ def unpack(raw: bytes, *, number: int, label: int, read: Callable[[int, int], An
         raise SampleError(f"its bytes are damaged ({type(error).__name__}: {error})") from error
 
 
-def parts_of(raw: bytes) -> tuple[dict[str, bytes], int]:
-    """The parts of a sample by their suffix, but for raw frames, and where those begin.
+def parts_of(raw: bytes | bytearray) -> tuple[dict[str, memoryview], int]:
+    """The parts of a sample by their suffix, not copied, but for raw frames, and where those begin.
 
     Raises:
         tarfile.TarError, EOFError: the bytes are damaged.
     """
-    parts, end = {}, 0
+    parts, end, view = {}, 0, memoryview(raw)
     with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as tar:
         while (member := tar.next()) is not None:
             end = member.offset_data
             if member.name.endswith(f".{PIXELS}"):
                 break
-            parts[member.name.rpartition(".")[2]] = raw[end : end + member.size]
+            parts[member.name.rpartition(".")[2]] = view[end : end + member.size]
     return parts, end
 
 
-def _frames(meta: dict[str, Any], parts: dict[str, bytes], read: Callable[[int, int], Any]) -> Frames:
+def _fill(raw: bytes | bytearray, begin: int, at: int, buffer: memoryview) -> None:
+    buffer[:] = raw[begin + at : begin + at + len(buffer)]
+
+
+def _frames(meta: dict[str, Any], parts: dict[str, memoryview], read: Fill) -> Frames:
     times, kind = np.asarray(meta["times"], np.float64) / 1000, meta.get("format", "jpeg")
     if kind == "raw":
         return RawFrames(read, meta["size"], meta["checks"], times)
@@ -100,7 +108,7 @@ def _frames(meta: dict[str, Any], parts: dict[str, bytes], read: Callable[[int, 
     return JpegStrip(parts["jpgs"], meta["offsets"], times)
 
 
-def _wave(data: bytes, offset: float) -> np.ndarray:
+def _wave(data: memoryview, offset: float) -> np.ndarray:
     with wave.open(io.BytesIO(data), "rb") as file:
         if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (SOUND_RATE, 1, 2):
             raise SampleError("its sound is not 16 kHz mono of 16 bits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,22 @@ class ClipStore:
         raw = self._read(shard, offset, hashed)
         if hashlib.sha256(raw).digest() != index.sha256[number].tobytes():
             raise SampleError(f"its bytes in {index.shards[shard].path} are not those that were written")
-        rest = None if hashed == size else lambda at, count: bytearray(self._read(shard, offset + hashed + at, count))
+        rest = None if hashed == size else partial(self._fill, shard, offset + hashed)
         return unpack(raw, number=number, label=int(index.labels[number]), read=rest)
 
-    def _read(self, shard: int, offset: int, size: int) -> bytes:
+    def _read(self, shard: int, offset: int, size: int) -> bytearray:
+        buffer = bytearray(size)
+        self._fill(shard, offset, 0, memoryview(buffer))
+        return buffer
+
+    def _fill(self, shard: int, begin: int, at: int, buffer: memoryview) -> None:
+        """Read into a buffer; what is missing at the end its hash tells."""
         path = self.index.shards[shard].path
         try:
-            return (
-                path.read(offset, size) if isinstance(path, Remote) else os.pread(self._open(shard, path), size, offset)
-            )
+            if isinstance(path, Remote):
+                buffer[:] = path.read(begin + at, len(buffer))
+            else:
+                os.preadv(self._open(shard, path), [buffer], begin + at)
         except OSError as error:
             raise SampleError(f"{path} cannot be read ({error.strerror or error})") from error
 
