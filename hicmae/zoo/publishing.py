@@ -118,9 +118,7 @@ def publish(
     results = _results(Path(meta["file"]), told, ema)
     folder.mkdir(parents=True, exist_ok=True)
     header = {
-        key: _without_places(value)
-        for key, value in meta.items()
-        if key not in ("file", "name", "stage", "args", "lora")
+        key: _passed_on(value) for key, value in meta.items() if key not in ("file", "name", "stage", "args", "lora")
     }
     save_weights(folder / f"{WEIGHTS}.part", model, header)
     (folder / f"{WEIGHTS}.part").replace(folder / WEIGHTS)
@@ -229,7 +227,7 @@ def _results(file: Path, told: About, ema: bool) -> dict[str, Any]:
     data = [PurePath(str(place)) for place in kept.get("protocol", {}).get("data", [])]
     # RUN/test/shards says more by its last two names
     names = ["/".join(place.parts[-2:]) if place.name == "shards" else place.name for place in data]
-    return {"dataset": told.dataset or ", ".join(names), **_without_places(kept)}
+    return {"dataset": told.dataset or ", ".join(names), **_passed_on(kept)}
 
 
 def _figures(results: Mapping[str, Any], told: About, labels: tuple[str, ...] | None) -> tuple[Result, ...]:
@@ -266,16 +264,18 @@ def _licence(licence: str, ours: Card) -> str:
     )
 
 
-def _without_places(value: Any) -> Any:
-    """Paths of this machine become their last name: they tell nobody anything but who made this."""
+def _passed_on(value: Any) -> Any:
+    """Paths of this machine become their last name, as they tell but who made this; what is no number becomes null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, Mapping):
-        return {key: _without_places(item) for key, item in value.items()}
+        return {key: _passed_on(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_places(item) for item in value]
+        return [_passed_on(item) for item in value]
     if isinstance(value, str) and (PurePath(value).is_absolute() or value.startswith("~")) and " " not in value:
         return PurePath(value).name
     return value
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
