@@ -42,8 +42,10 @@ EXTRAS = {
     "wandb": ["wandb>=0.19"],
     "parquet": ["pyarrow>=15"],
     "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+    "demo": ["starlette>=0.40", "uvicorn>=0.30"],
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
     "dev": [
+        "playwright>=1.45",
         "peft>=0.15,<1",
         "pandas>=2",
         "pyarrow>=15",
@@ -64,6 +66,8 @@ EXTRAS = {
         "ruff>=0.8",
         "mypy>=1.13",
         "types-PyYAML",
+        "starlette>=0.40",
+        "uvicorn>=0.30",
         "types-tqdm",
     ],
 }
@@ -78,7 +82,10 @@ setup(
     python_requires=">=3.10,<3.15",
     packages=[*find_packages(include=["hicmae", "hicmae.*"]), *SHARED],
     package_dir=SHARED,
-    package_data={"hicmae": ["py.typed"], **{package: ["*.yaml", "*.md", "*.sh", "*.json"] for package in SHARED}},
+    package_data={
+        "hicmae": ["py.typed", "inference/serving/web/*"],
+        **{package: ["*.yaml", "*.md", "*.sh", "*.json"] for package in SHARED},
+    },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["hicmae = hicmae.cli:entry"]},

@@ -21,6 +21,7 @@ COMMANDS = [
     "benchmark",
     "predict",
     "reconstruct",
+    "serve",
     "profile",
     "zoo",
 ]
@@ -64,6 +65,8 @@ def test_the_help_names_every_command_and_needs_no_torch() -> None:
         (["profile", "--compare", "--depth", "3"], "--depth: models are compared as they were published"),
         (["zoo", "info", "nowhere"], "nowhere: neither a file nor a shipped models recipe"),
         (["check", ".", "--frobnicate"], "hicmae check has no option --frobnicate"),
+        (["serve", "--checkpoint", "nowhere", "--port", "0"], "nowhere"),
+        (["serve", "--checkpoint", "x", "--host", "0.0.0.0"], "--host 0.0.0.0: other machines would reach this page"),
         (["demo", "--seeds", "0"], "--seeds must be at least 1"),
     ],
 )

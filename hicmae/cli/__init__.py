@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from hicmae.cli import data, demo, features, measure, models, predict, train, use, zoo
+from hicmae.cli import data, demo, features, measure, models, predict, serve, train, use, zoo
 from hicmae.cli.words import Commands
 from hicmae.configs.errors import Continuable, UserError
 from hicmae.configs.options import join_options, load_config
 
 __all__ = ["TOPICS", "entry", "main"]
 
-TOPICS = (demo, data, train, measure, predict, use, features, models, zoo)  # in the order of the help
+TOPICS = (demo, data, train, measure, predict, use, features, serve, models, zoo)  # in the order of the help
 
 
 def entry() -> NoReturn:

@@ -24,7 +24,7 @@ def serve(
     port: int = 7860,
     max_mb: float = 100,
     max_seconds: int = 60,
-    work_seconds: float = 120,
+    work_seconds: float = 180,
     upload_seconds: float = 120,
     allow_network: bool = False,
     device: str = "auto",

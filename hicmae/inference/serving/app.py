@@ -53,7 +53,7 @@ class Limits:
     """Megabytes (10^6 bytes) of a clip."""
     max_seconds: int = 60
     """Length of a clip."""
-    work_seconds: float = 120
+    work_seconds: float = 180
     """Time that a clip is looked at."""
     upload_seconds: float = 120
     """Time that an upload takes; a pause in it, a sixth of this."""

@@ -230,7 +230,8 @@ function follow() {  // squares on the player and a line on the timelines, where
       pen.stroke();
       pen.font = `600 ${13 * dense}px system-ui, sans-serif`;
       pen.fillStyle = "#fff";
-      const words = labelAt(person, time), x = Math.min(...points.map((p) => p[0]));
+      const number = result.people.length > 1 ? `${person.name.replace(/\D+/, "")}: ` : "";
+      const words = number + labelAt(person, time), x = Math.min(...points.map((p) => p[0]));
       const y = Math.max(16 * dense, Math.min(...points.map((p) => p[1])) - 6 * dense);
       pen.fillText(words, Math.max(4, x), y);
     }
