@@ -46,6 +46,7 @@ EXTRAS = {
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
     "dev": [
         "playwright>=1.45",
+        "transformers>=5,<6",
         "peft>=0.15,<1",
         "pandas>=2",
         "pyarrow>=15",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from benchmarks import measuring, memory, scaling, startup
+from benchmarks import measuring, memory, memory_long, scaling, startup
 from torch.nn import functional as F
+
+from hicmae.runtime.log import UserError
 
 CPU = torch.device("cpu")
 
@@ -46,6 +50,22 @@ def test_memory_is_measured_of_all_systems_and_the_switch_pays() -> None:
     assert all(row.value < 1 for row in rows)
     switch = memory.switches(1, CPU, quick=True, show=False)
     assert [row.value < 0.5 for row in switch if row.measure == "recompute: activations kept"] == [True, True]
+
+
+def test_drift_is_that_of_the_end_over_the_beginning_without_the_start() -> None:
+    flat = [50.0] * 10 + [100.0] * 90
+    assert memory_long.drift(flat) == 0
+    assert memory_long.drift(flat[:90] + [110.0] * 10) == pytest.approx(0.1)
+    with pytest.raises(UserError, match="too few"):
+        memory_long.drift([1.0] * 9)
+
+
+@pytest.mark.slow  # 10 s of one core
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells the resident size")
+def test_memory_is_watched_over_an_epoch_of_a_real_run() -> None:
+    (found,) = memory_long.measure(800, every=0.05, show=False)
+    assert (found.target, found.unit) == (5.0, "%")
+    assert "800 samples" in found.what and abs(found.value) < 50
 
 
 def test_a_script_refuses_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
