@@ -235,6 +235,7 @@ def documented() -> set[str]:
 def test_the_reference_names_every_public_name() -> None:
     packages = [importlib.import_module(f"hicmae.{name}") for name in hicmae.__all__ if name in hicmae._PACKAGES]
     wanted = public(hicmae) - {package.__name__ for package in packages}
+    packages.append(importlib.import_module("hicmae.inference.serving"))
     for package in packages:
         wanted |= public(package)
     assert sorted(wanted - documented()) == [], "docs/reference lacks them"
