@@ -249,7 +249,8 @@ class _Work:
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut by a kill
                 told = json.loads(line)
-                memory[told.pop("video")] = _Known(**told)
+                key = told.pop("video")
+                memory[key] = _Known(**told)
         return memory
 
 
