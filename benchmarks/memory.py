@@ -5,8 +5,8 @@
     python benchmarks/memory.py --long --out runs/bench/long.json   # an epoch of 100,000 samples (minutes)
 
 Counted are bytes of storages that autograd saves, each once, without parameters and buffers: exact, whatever else the
-machine does. The highest resident set of a process that takes one step is told for information. `loop.recompute` and,
-on a GPU, `loop.offload` are shown with what they cost in time.
+machine does. The highest resident set of a process that takes one step is told for information, as are the switches of
+a recipe's loop that trade time and memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import measuring
 from benchmarks.measuring import Row, compare, row
 from benchmarks.systems import STAGES, SYSTEMS, Twins, twins
-from hicmae.runtime.engines import blocks_of, recompute
+from hicmae.runtime.engines import blocks_of, offloaded, recompute
 
 __all__ = ["TARGETS", "Kept", "kept", "main", "measure", "switches"]
 
@@ -150,37 +150,66 @@ def _status(field: str) -> int:
 # -- switches ---------------------------------------------------------------------------------------------------------
 
 
-def switches(pairs: int, device: torch.device, *, quick: bool = False, show: bool = True) -> list[Row]:
-    """What `loop.recompute` saves of the plain engine's memory, and what it costs in time; offload on a GPU."""
+def switches(
+    pairs: int, device: torch.device, *, quick: bool = False, compiled: bool = True, show: bool = True
+) -> list[Row]:
+    """What the switches of a recipe's loop make of memory and time, of MAE-DFER: `recompute`, `compile` (of
+    pretraining, unless it is left out), and on a GPU `offload`."""
     rows = []
     for stage in STAGES:
-        rows += _recompute_rows(stage, pairs, device, quick, show)
+        chosen = ["recompute", *(["offload"] if device.type == "cuda" else [])]
+        for switch in chosen + (["compile"] if compiled and stage == "pretrain" else []):
+            rows += _switch_rows(switch, stage, pairs, device, quick, show)
     return rows
 
 
-def _recompute_rows(stage: str, pairs: int, device: torch.device, quick: bool, show: bool) -> list[Row]:
-    usual, lean = (twins("mae_dfer_base", stage, 1, device, quick=quick) for _ in range(2))
-    recompute(lean.model)
-    whole = kept(usual.model, usual.ours).bytes
-    seen = Kept(lean.model)
+def _switch_rows(switch: str, stage: str, pairs: int, device: torch.device, quick: bool, show: bool) -> list[Row]:
+    usual, other = (twins("mae_dfer_base", stage, 1, device, quick=quick) for _ in range(2))
+    loss = other.ours
+    if switch == "recompute":
+        recompute(other.model)
+    elif switch == "compile":
+        for block in blocks_of(other.model):
+            block.compile()
+    else:
+        loss = _elsewhere(loss)
+    where = f"MAE-DFER, {STAGES[stage]}"
+    works = {"usual": lambda: usual.ours().backward(), switch: lambda: loss().backward()}
+    label = f"{switch}, {stage}"
+    found = compare(works, pairs=pairs, warm_up=2, clock=measuring.clock_for(device), label=label, show=show)
+    rows = [row(f"loop.{switch}: time of a step", where, found.ratio(switch, "usual"), better="lower")]
+    if switch == "offload":
+        share, note = _gpu_peak(loss) / _gpu_peak(usual.ours), "highest memory of a step on the GPU"
+    else:
+        inside = "; the inside of one block at a time is not counted" if switch == "recompute" else ""
+        share, note = _kept_by(other, switch) / kept(usual.model, usual.ours).bytes, f"kept for the backward{inside}"
+    return [*rows, row(f"loop.{switch}: activations", where, share, better="lower", note=note)]
+
+
+def _elsewhere(loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        with offloaded():
+            return loss()
+
+    return run
+
+
+def _kept_by(other: Twins, switch: str) -> int:
+    """Bytes kept, with the inputs that blocks are computed again from, which autograd does not list."""
+    seen = Kept(other.model)
 
     def enters(_: nn.Module, given: tuple[Any, ...]) -> None:
         for x in given:
             if isinstance(x, Tensor):
                 seen.see(x)
 
-    hooks = [block.register_forward_pre_hook(enters) for block in blocks_of(lean.model)]
+    blocks = blocks_of(other.model) if switch == "recompute" else []
+    hooks = [block.register_forward_pre_hook(enters) for block in blocks]
     with torch.autograd.graph.saved_tensors_hooks(seen.see, lambda x: x):
-        lean.ours()
+        other.ours()
     for hook in hooks:
         hook.remove()
-    works = {"usual": lambda: usual.ours().backward(), "recompute": lambda: lean.ours().backward()}
-    found = compare(works, pairs=pairs, clock=measuring.clock_for(device), label=f"recompute, {stage}", show=show)
-    where, note = f"MAE-DFER, {STAGES[stage]}", "loop.recompute; the inside of one block at a time is not counted"
-    return [
-        row("recompute: activations kept", where, seen.bytes / whole, better="lower", note=note),
-        row("recompute: time of a step", where, found.ratio("recompute", "usual"), better="lower"),
-    ]
+    return seen.bytes
 
 
 def main() -> None:
