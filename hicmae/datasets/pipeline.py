@@ -14,7 +14,7 @@ import dataclasses
 import math
 import signal
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,8 @@ class Stream:
         workers: reading processes; 0 reads in this one.
         max_bad_share: the share of this rank's clips of an epoch that may be unusable.
         timeout: seconds that a batch of a reading process may take before the run ends with an error.
+        pin: put batches where a GPU can fetch them while it computes.
+        finish: what is still to be done to a batch in this process, as decoding on a GPU.
 
     Raises:
         ValueError: the batch cannot be divided, the data set is smaller than one batch, or weights do not fit.
@@ -93,6 +95,8 @@ class Stream:
         timeout: float = 600,
         weights: Sequence[float] | None = None,
         clips: int = 1,
+        pin: bool = False,
+        finish: Callable[[Batch], Batch] | None = None,
     ) -> None:
         index = indexes if isinstance(indexes, Index) else Index.join(list(indexes))
         if batch_size % (world * accumulate):
@@ -112,8 +116,8 @@ class Stream:
         self._shares = None if weights is None else _shares(index, weights, self._taken)
         seen = len(index) if self._shares is None else int(np.minimum(self._shares, np.bincount(index.corpus)).sum())
         self._limit = _Limit(index, seen / world, max_bad_share)
-        self._plan = _Plan()
-        self._loader = _loader(_Batches(index, [view], seed, replace=True), self._plan, workers, timeout)
+        self._plan, self._finish = _Plan(), finish
+        self._loader = _loader(_Batches(index, [view], seed, replace=True), self._plan, workers, timeout, pin)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """The steps of an epoch from step `start` on; each is this rank's list of `accumulate` micro-batches.
@@ -128,7 +132,7 @@ class Stream:
             self._limit.count(batch)
             if not batch["key"]:
                 raise self._limit.error("a whole micro-batch")
-            step.append(batch)
+            step.append(batch if self._finish is None else self._finish(batch))
             if len(step) == self.accumulate:
                 yield step
                 step = []
@@ -300,7 +304,7 @@ class _Limit:
         )
 
 
-def _loader(batches: _Batches, plan: _Plan, workers: int, timeout: float = 600) -> DataLoader[Batch]:
+def _loader(batches: _Batches, plan: _Plan, workers: int, timeout: float = 600, pin: bool = False) -> DataLoader[Batch]:
     """Batches in the plan's order, read ahead by `workers` processes of one thread each (torch sees to that)."""
     return DataLoader(
         batches,
@@ -310,6 +314,7 @@ def _loader(batches: _Batches, plan: _Plan, workers: int, timeout: float = 600) 
         timeout=timeout if workers else 0,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
+        pin_memory=pin,
         worker_init_fn=_leave_signals_to_the_run,
         generator=torch.Generator().manual_seed(0),  # its own, so that a run's generator is left alone
     )

@@ -113,6 +113,7 @@ class Sample(Protocol):
         ...
 
 
+Look = Callable[[Any, list[int], Draws], Any]
 View = Callable[[Any, torch.Generator], dict[str, Any]]
 """(sample, generator) -> named tensors and other values: frame choice and transforms of one clip."""
 
@@ -190,6 +191,7 @@ def pretrain_view(
     need_sound: bool = False,
     see: bool = True,
     clips: int = 1,
+    look: Look | None = None,
 ) -> View:
     """View for pretraining: one clip at a drawn start, cropped at one of several scales.
 
@@ -201,10 +203,12 @@ def pretrain_view(
             `has_audio` is left out.
         see: without it no frame is decoded and there is no `video`.
         clips: clips that a sample gives in succession (`Stream(clips=)`), each from a part of its own of the video.
+        look: what makes `video` of a sample's frames; None decodes and crops those that are wanted.
     """
     _check(1, frames, stride, clips)
     ear = _Ear(sound, sound_augment or SoundAugmentConfig(), need_sound)
-    return partial(_pretrain, clip=frames, stride=stride, size=size, ear=ear, see=see, clips=clips)
+    look = (look or partial(_cropped, size=size)) if see else None
+    return partial(_pretrain, clip=frames, stride=stride, ear=ear, look=look, clips=clips)
 
 
 def train_view(
@@ -271,16 +275,18 @@ class _Ear:
         return {"audio": picture} if self.needed else {"audio": picture, "has_audio": torch.tensor(True)}
 
 
+def _cropped(frames: Frames, indices: list[int], draws: Draws, *, size: int) -> Tensor:
+    return multi_scale_crop(frames.take(indices), size, draws).transpose(0, 1).contiguous()
+
+
 def _pretrain(
-    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, size: int, ear: _Ear, see: bool, clips: int
+    sample: Sample, generator: torch.Generator, *, clip: int, stride: int, ear: _Ear, look: Look | None, clips: int
 ) -> dict[str, Any]:
     count, draws = len(sample.frames), Draws(generator)
     starts = pretrain_starts(count, clip=clip, stride=stride, clips=clips, draw=draws.integer)
     start = starts[sample.turn % clips]
     indices = pretrain_indices(start, count, clip=clip, stride=stride)
-    seen = {}
-    if see:
-        seen["video"] = multi_scale_crop(sample.frames.take(indices), size, draws).transpose(0, 1).contiguous()
+    seen = {} if look is None else {"video": look(sample.frames, indices, draws)}
     heard = ear(sample, lambda _: span_by_time(sample.frames.times, start, indices[-1], stride), draws)
     if heard:
         digest = hashlib.sha256(sample.source.encode()).digest()[:8]

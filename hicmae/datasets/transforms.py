@@ -21,10 +21,12 @@ from hicmae.datasets.policy import RandAugment
 
 __all__ = [
     "AugmentConfig",
+    "Box",
     "Mix",
     "Mixup",
     "augment_clip",
     "erase",
+    "multi_scale_box",
     "multi_scale_crop",
     "normalise",
     "random_resized_crop",
@@ -33,6 +35,8 @@ __all__ = [
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+Box = tuple[int, int, int, int]
+"""Top, left, height, width in pixels."""
 SCALES = (1.0, 0.875, 0.75, 0.66)
 
 
@@ -120,13 +124,17 @@ def _scaled_sizes(height: int, width: int, size: int) -> tuple[tuple[int, int], 
 _PLACES = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3))
 
 
-def multi_scale_crop(frames: Tensor, size: int, draws: Draws) -> Tensor:
-    """One of ten crop sizes at one of thirteen places, resized (TSN; VideoMAE): (T, 3, H, W) -> (T, 3, size, size)."""
-    height, width = frames.shape[-2:]
+def multi_scale_box(height: int, width: int, size: int, draws: Draws) -> Box:
+    """One of ten crop sizes at one of thirteen places (TSN; VideoMAE): top, left, height, width."""
     sizes = _scaled_sizes(height, width, size)
     h, w = sizes[draws.integer(len(sizes))]
     down, right = _PLACES[draws.integer(len(_PLACES))]
-    top, left = down * ((height - h) // 4), right * ((width - w) // 4)
+    return down * ((height - h) // 4), right * ((width - w) // 4), h, w
+
+
+def multi_scale_crop(frames: Tensor, size: int, draws: Draws) -> Tensor:
+    """A part of the frames (`multi_scale_box`), resized: (T, 3, H, W) -> (T, 3, size, size)."""
+    top, left, h, w = multi_scale_box(frames.shape[-2], frames.shape[-1], size, draws)
     return resize(frames[:, :, top : top + h, left : left + w], size)
 
 

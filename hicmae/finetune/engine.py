@@ -316,6 +316,7 @@ def _stream(
             workers=data.workers,
             max_bad_share=data.max_bad_share,
             timeout=loop.timeout,
+            pin=place.device.type == "cuda",
             weights=[1.0] * len(train.classes) if task.balanced else None,
         )
     except ValueError as error:

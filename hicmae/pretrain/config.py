@@ -23,6 +23,8 @@ class PretrainData(ClipData):
     """How much of an epoch each of them gives, in any unit; null takes every sample once. The epoch stays as long."""
     clips: int = 1
     """Clips that a sample gives per epoch, each from a part of its own of the video and with the sound of it."""
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """Who decodes jpeg shards: workers, or the GPU (nvJPEG; not yet tried on one), so that workers only read."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

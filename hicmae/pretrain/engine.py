@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from hicmae import configs
 from hicmae.datasets.fbank import SoundConfig
 from hicmae.datasets.index import Index
+from hicmae.datasets.nvjpeg import OnDevice, coded_clip
 from hicmae.datasets.pipeline import Stream
 from hicmae.datasets.sampling import pretrain_view
 from hicmae.models.factory import create_model, model_arguments
@@ -73,6 +75,8 @@ def prepare(config: PretrainConfig, place: Place) -> Prepared:
     """Model, objective, data and parameter groups of a recipe; see `run` for the errors."""
     if not config.data.shards:
         raise configs.ConfigError("data.shards is empty: name the folders that `hicmae shard` wrote, --data.shards DIR")
+    if (on_gpu := config.data.decode == "gpu") and place.device.type != "cuda":
+        raise configs.ConfigError("data.decode: gpu needs a GPU, and this run has none: leave it at cpu")
     model = build_model(config)
     hears = model.audio_grid is not None
     whole = Index.join([Index.load(folder) for folder in config.data.shards])
@@ -83,6 +87,7 @@ def prepare(config: PretrainConfig, place: Place) -> Prepared:
         need_sound=hears,
         see=model.grid is not None,
         clips=config.data.clips,
+        look=partial(coded_clip, side=index.preprocessing["size"], size=config.data.size) if on_gpu else None,
     )
     stream = Stream(
         index,
@@ -97,6 +102,8 @@ def prepare(config: PretrainConfig, place: Place) -> Prepared:
         timeout=config.loop.timeout,
         weights=config.data.weights,
         clips=config.data.clips,
+        pin=place.device.type == "cuda",
+        finish=OnDevice(config.data.size, place.device) if on_gpu else None,
     )
     return Prepared(
         model=model,

@@ -21,6 +21,7 @@ from hicmae.runtime.engines import engine_for
 from hicmae.runtime.log import RunLog, UserError, progress, say
 from hicmae.runtime.meters import Recent, peak_flops
 from hicmae.runtime.optim import OptimConfig, cosine
+from hicmae.runtime.transfer import to_device
 
 __all__ = ["Batch", "Fit", "Interrupted", "LoopConfig", "Objective", "Step", "Stream", "to_device"]
 
@@ -253,14 +254,6 @@ class Fit:
             yield
         finally:
             generators.set_state(before)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """`batch` with its tensors on `device`."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
 
 
 @contextlib.contextmanager
