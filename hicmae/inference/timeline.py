@@ -70,7 +70,7 @@ def lane(person: Person, span: tuple[float, float]) -> str:
     bottom = TOP + HEIGHT
     parts = [f'<rect class="ground" x="0" y="0" width="{WIDTH}" height="{STRIP}"/>']
     words = []
-    for level in _ticks(low, high, 3):
+    for level in _ticks(low, high, 3 if person.probabilities else 4):
         if low <= level <= high:
             y = bottom - (level - low) / (high - low) * HEIGHT
             parts.append(f'<line class="line" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
