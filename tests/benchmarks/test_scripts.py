@@ -52,6 +52,12 @@ def test_memory_is_measured_of_all_systems_and_the_switch_pays() -> None:
     assert [row.value < 0.5 for row in switch if row.measure == "loop.recompute: activations"] == [True, True]
 
 
+@pytest.mark.slow  # 30 s of one core: forward passes at the published sizes; bytes do not vary
+def test_all_systems_keep_as_little_as_is_aimed_for() -> None:
+    rows = memory.measure(2, CPU, peaks=False)
+    assert {row.what + row.measure: row.value for row in rows if not row.met} == {}
+
+
 def test_drift_is_that_of_the_end_over_the_beginning_without_the_start() -> None:
     flat = [50.0] * 10 + [100.0] * 90
     assert memory_long.drift(flat) == 0

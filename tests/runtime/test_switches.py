@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hicmae.runtime.config import LoopConfig
-from hicmae.runtime.engines import engine_for, offloaded, recompute
+from hicmae.runtime.engines import _capture, blocks_of, engine_for, offloaded, recompute
 from hicmae.runtime.log import UserError
 from hicmae.runtime.loop import to_device
 from hicmae.runtime.optim import OptimConfig, parameter_groups
@@ -60,6 +60,23 @@ def test_what_is_kept_elsewhere_is_all_but_weights_and_small_things() -> None:
     assert product._saved_mat1.data_ptr() != x.data_ptr()
     assert torch.equal(product._saved_mat1, x)
     assert product._saved_mat2.data_ptr() == layer.weight.data_ptr()
+
+
+@pytest.mark.parametrize("name", ["mae_dfer_base", "svfap_base", "hicmae_base"])
+def test_blocks_are_captured_in_the_order_of_their_calls_with_inputs_like_theirs(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda *given, **_: told.extend(given))
+    model, data, hiding = small.build(name, "pretrain"), small.inputs(name), small.masks(name)
+    calls: list[torch.nn.Module] = []
+    for block in blocks_of(model):
+        block.register_forward_hook(lambda module, *_: calls.append(module))
+    _capture(model, lambda: small.run(model, "pretrain", data, hiding)[0].sum())
+    blocks, samples = told
+    assert list(blocks) == calls and set(calls) == set(blocks_of(model))
+    for block, given in zip(blocks, samples, strict=True):
+        assert block(*given).shape[0] == given[0].shape[0] and given[0].requires_grad and given[0].is_leaf
 
 
 def a_step(**loop: Any) -> tuple[Any, Any, dict[str, Any]]:
