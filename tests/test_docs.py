@@ -24,7 +24,8 @@ import hicmae
 from hicmae import configs, datasets, finetune, pretrain
 from hicmae.cli import TOPICS
 from hicmae.cli.words import Commands
-from hicmae.configs.options import check_options, join_options, load_config
+from hicmae.configs.options import check_options, dotted, join_options, load_config
+from hicmae.models import list_models, model_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = list(
@@ -262,6 +263,24 @@ def test_tables_of_the_systems_are_those_of_the_cards() -> None:
         text = page.read_text(encoding="utf-8")
         assert tables.filled(text) == text, "make them anew: python docs/making/tables.py"
     assert "84,878,343" in (ROOT / "docs/systems/mae-dfer.md").read_text(encoding="utf-8")
+
+
+def named_options(page: Path) -> set[str]:
+    """Keys of recipes in the last column of a page's departures, `key` or `key: value`."""
+    rows = page.read_text(encoding="utf-8").partition("## Departures")[2].splitlines()
+    last = [row.rstrip("| ").rpartition(" | ")[2] for row in rows if row.startswith("|")]
+    return {code.partition(":")[0] for cell in last for code in re.findall(r"`([^`]+)`", cell)}
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/systems/[!i]*.md")), ids=lambda page: page.stem)
+def test_options_of_departures_are_keys_of_recipes(page: Path) -> None:
+    keys = set(dotted(pretrain.PretrainConfig)) | set(dotted(finetune.FinetuneConfig))
+    for name in list_models():
+        for stage in ("finetune", "pretrain"):
+            keys |= {f"args.{key}" for key in model_arguments(name, stage)}
+    found = named_options(page)
+    assert found
+    assert found <= keys
 
 
 @pytest.mark.slow
