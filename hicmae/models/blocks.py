@@ -36,7 +36,7 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether calling `layer` is exactly what its kind does, so that its weight may be used directly."""
     # pruning sets its weight in a hook; a tracer's hooks change nothing
-    return type(layer) in kinds and (not layer._forward_pre_hooks or torch.jit.is_tracing())
+    return type(layer) in kinds and (not (layer._forward_pre_hooks or layer._forward_hooks) or torch.jit.is_tracing())
 
 
 def affine(linear: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
@@ -60,12 +60,17 @@ class Attention(nn.Module):
         memory_dim: width of the memory; D when None.
         fused: one projection `qkv`, for self-attention only, instead of `q` and `kv` (the published layouts).
 
+    Where a few memory tokens are read by many, their keys and values absorb the projections of `x` and of the output
+    (`fold`): exact, and less work.
+
     Shapes:
         x: (B, N, D), memory: (B, M, memory_dim) or None -> (B, N, D)
 
     >>> Attention(dim=32, heads=4)(torch.zeros(2, 5, 32), torch.zeros(2, 3, 32)).shape
     torch.Size([2, 5, 32])
     """
+
+    fold = True
 
     def __init__(self, dim: int, heads: int, *, memory_dim: int | None = None, fused: bool = False) -> None:
         super().__init__()
@@ -82,22 +87,49 @@ class Attention(nn.Module):
             self.kv = nn.Linear(dim if memory_dim is None else memory_dim, 2 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
-        """(B, N, D), memory (B, M, memory_dim) -> (B, N, D)."""
+    def forward(self, x: Tensor, memory: Tensor | None = None, last: int | None = None) -> Tensor:
+        """(B, N, D), memory (B, M, memory_dim) -> (B, N, D), or (B, last, D) of the last tokens alone."""
         k_bias = torch.zeros_like(self.v_bias)
         if self.fused:
             if memory is not None:
                 raise ValueError("a fused attention has one projection for x, k and v: it attends to itself only")
             q, k, v = affine(self.qkv, x, torch.cat([self.q_bias, k_bias, self.v_bias])).chunk(3, dim=-1)
+            q = q if last is None else q[:, -last:]
         else:
-            q = affine(self.q, x, self.q_bias)
             k, v = affine(self.kv, x if memory is None else memory, torch.cat([k_bias, self.v_bias])).chunk(2, dim=-1)
-        y = F.scaled_dot_product_attention(self._split(q), self._split(k), self._split(v))  # (B, H, N, d)
+            x = x if last is None else x[:, -last:]
+            if self._folds(x.shape[1], k.shape[1]):
+                return self._folded(x, k, v)
+            q = affine(self.q, x, self.q_bias)
+        y = _attend(self._split(q), self._split(k), self._split(v))  # (B, H, N, d)
         return self.proj(y.transpose(1, 2).flatten(2))  # (B, N, D)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, H, N, d)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _folds(self, n: int, m: int) -> bool:
+        """Whether folding at least halves the multiplications that depend on N, and no adapter stands in the way."""
+        dim = self.proj.in_features
+        cheap = 2 * m * (dim + n * (self.heads - 1)) <= n * dim
+        return self.fold and cheap and is_plain(self.q, nn.Linear) and is_plain(self.proj, nn.Linear)
+
+    def _folded(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(Wq x + b) k = x (Wq' k) + b k, and the sum of P (a v) over heads is that of a (P v); k, v are (B, M, D)."""
+        k, v = (y.unflatten(-1, (self.heads, -1)) for y in (k, v))  # (B, M, H, d)
+        k = k * k.shape[-1] ** -0.5
+        ask = torch.einsum("bmhd,hdc->bhmc", k, self.q.weight.unflatten(0, (self.heads, -1))).flatten(1, 2)
+        shift = torch.einsum("bmhd,hd->bhm", k, self.q_bias.unflatten(0, (self.heads, -1)))
+        told = torch.einsum("bmhd,chd->bhmc", v, self.proj.weight.unflatten(1, (self.heads, -1))).flatten(1, 2)
+        weights = ((x @ ask.transpose(1, 2)).unflatten(-1, shift.shape[1:]) + shift[:, None]).softmax(-1)
+        return weights.flatten(2) @ told + self.proj.bias  # (B, N, H*M) @ (B, H*M, D)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(d)) v by the fastest kernel; (B, H, N, d), (B, H, M, d) twice -> (B, H, N, d)."""
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":  # the fused one takes 2 to 5 times as long there
+        return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class Mlp(nn.Module):
@@ -125,9 +157,10 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = path(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or (B, last, D) where only the last tokens are read."""
+        told = self.attn(self.norm1(x), last=last)
+        x = (x if last is None else x[:, -last:]) + self.drop_path(told)
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -158,10 +191,11 @@ class CrossSelfBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = path(drop_path)
 
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """(B, N, D), memory (B, M, memory_dim) -> (B, N, D)."""
+    def forward(self, x: Tensor, memory: Tensor, last: int | None = None) -> Tensor:
+        """(B, N, D), memory (B, M, memory_dim) -> (B, N, D), or (B, last, D) where only the last tokens are read."""
         x = x + self.drop_path(self.cross_attn(self.cross_norm1(x), self.cross_norm2(memory)))
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+        told = self.attn(self.norm1(x), last=last)
+        x = (x if last is None else x[:, -last:]) + self.drop_path(told)
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

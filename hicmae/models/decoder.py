@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class Decoder(nn.Module):
         if depth < 1:
             raise ValueError(f"a decoder needs at least one block, not {depth}")
         self.skips = depth - 1 if skips else 0
+        self.keep: Literal["hidden", "all"] = "hidden"  # what the last block computes: nothing reads visible tokens
         later = CrossSelfBlock if skips else Block
         self.blocks = nn.ModuleList((Block if i == 0 else later)(dim, heads, mlp_ratio) for i in range(depth))
         self.norm = LayerNorm(dim)
@@ -52,5 +54,6 @@ class Decoder(nn.Module):
         seen = gather(pos, parts.visible)  # (B, V, C)
         x = torch.cat([x + seen, mask_token.to(x.dtype) + gather(pos, parts.hidden)], dim=1)  # (B, V+M, C)
         for i, block in enumerate(self.blocks):
-            x = block(x, skips[-i] + seen) if i and self.skips else block(x)
-        return self.head(self.norm(x[:, x.shape[1] - hidden :]))  # (B, M, P)
+            read = hidden if i == len(self.blocks) - 1 and self.keep == "hidden" else None
+            x = block(x, skips[-i] + seen, last=read) if i and self.skips else block(x, last=read)
+        return self.head(self.norm(x[:, -hidden:]))  # (B, M, P)

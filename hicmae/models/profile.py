@@ -1,8 +1,9 @@
 """What a model costs: parameters, multiply-accumulates (fvcore) and FLOPs (torch), in all and by module.
 
 Two counts are given. *Published* is what the published code computes: it embeds hidden patches before dropping them,
-and updates local tokens that only-messengers heads never read. *Executed* is what this library computes, which is
-less; the results are the same. Nothing is run: shapes are traced on the meta device.
+updates tokens that neither head nor decoder reads, and projects every token that attends to a few messengers.
+*Executed* is what this library computes, which is less; the results are the same. Nothing is run: shapes are traced on
+the meta device.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hicmae.models.base import Model
+from hicmae.models.blocks import Attention
+from hicmae.models.decoder import Decoder
 from hicmae.models.factory import create_model
 from hicmae.models.lgi import LGIBlock
 from hicmae.models.mae import SUFFIX, MaskedAutoencoder
@@ -79,9 +82,11 @@ def profile(
     call = _Call(built, {"video": mask, "audio": audio_mask})
     flops, macs, by_module = _flops(call), *_macs(call)
     parts = _parts(built, by_module)
-    frugal = [m for m in built.modules() if isinstance(m, LGIBlock) and (m.skips_second or m.skips_third)]
-    for block in frugal:  # compute what nothing reads
-        block.keep = "all"
+    frugal = [
+        m for m in built.modules() if isinstance(m, (LGIBlock, Decoder)) or (isinstance(m, Attention) and not m.fused)
+    ]
+    for part in frugal:  # compute what nothing reads, and every projection by itself
+        part.keep, part.fold = "all", False
     more_flops, (more_macs, _) = (_flops(call), _macs(call)) if frugal else (flops, (macs, by_module))
     hidden = call.hidden_embedding()
     return Profile(

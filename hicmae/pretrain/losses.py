@@ -23,7 +23,7 @@ __all__ = [
 
 def masked_mse(pred: Tensor, target: Tensor) -> Tensor:
     """Mean squared error over hidden tokens; (B, M, P), (B, M, P) -> ()."""
-    return (pred - target).square().mean()
+    return F.mse_loss(pred.to(target.dtype), target)
 
 
 def split_mse(pred: Tensor, target: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,6 +32,7 @@ def split_mse(pred: Tensor, target: Tensor, motion: Tensor) -> tuple[Tensor, Ten
     `motion` is bool (P,) or (B, M, P), True = motion; a part without values counts as 0.
     """
     error = (pred - target).square()
+    error = error.flatten(0, -2).mean(0) if motion.dim() == 1 else error  # alike for all tokens: (P,)
     part = motion.to(error.dtype).expand_as(error)
     moved = (error * part).sum() / part.sum().clamp_min(1)
     still = (error * (1 - part)).sum() / (1 - part).sum().clamp_min(1)

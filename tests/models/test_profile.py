@@ -61,7 +61,9 @@ def test_parameters_and_costs_of_the_published_computation_are_the_recorded_ones
     assert p.params == recorded["num_params"]
     assert p.macs == pytest.approx(recorded["fvcore_total"], rel=1e-3)
     assert p.flops == pytest.approx(recorded["torch_flop_counter_total"], rel=1e-3)
-    assert p.executed_macs <= p.macs and (p.executed_macs < p.macs) == (stage == "pretrain" or name == "mae_dfer_base")
+    assert p.executed_macs <= p.macs and (p.executed_macs < p.macs) == (
+        stage == "pretrain" or name[:5] in ("mae_d", "svfap")
+    )
     assert 2 * p.executed_macs == pytest.approx(p.executed_flops, rel=5e-3)  # but for the norms, which torch leaves out
 
 

@@ -111,6 +111,8 @@ def test_hicmae_with_published_weights_gives_the_recorded_numbers() -> None:
 def test_hicmae_pretraining_with_published_weights_gives_the_recorded_numbers() -> None:
     fixture = fixtures_io.load("hicmae_pretrain_dim512")
     m = create_model("hicmae_base", "pretrain")
+    for decoder in (m.decoder, m.decoder_audio):
+        decoder.keep = "all"  # what the recorded last block holds, and the library does not compute
     assert sum(p.numel() for p in m.parameters()) == fixture["num_params"]
     recorded.load_filled(m, fixture)
     video_mask, audio_mask = (fixtures_io.mask(fixture, modality) for modality in ("video", "audio"))
