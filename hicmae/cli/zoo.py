@@ -123,7 +123,7 @@ def _verify(arguments: argparse.Namespace, _: list[str]) -> int:
             told, bad = told + 1, bad + (problem is not None)
             write(f"{path}: {problem or 'as its card says'}")
     if not told:
-        write(f"{', '.join(arguments.names) or 'no card'}: no file of it is here")
+        write(f"nothing to verify: no file of {', '.join(arguments.names) or 'the known cards'} is here")
     return int(bad > 0)
 
 

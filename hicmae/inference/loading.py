@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -54,6 +56,7 @@ def load_model(
     if stage is not None and meta["stage"] != stage:
         raise UserError(_other_stage(source, stage))
     try:
+        _check_claims(file, state, meta)
         model = create_model(meta["name"], stage=meta["stage"], **meta["args"])
         model.load_state_dict(plain_weights(state, meta))
     except (TypeError, ValueError, RuntimeError) as error:
@@ -74,6 +77,30 @@ def opened(
     if isinstance(model, tuple):  # the model comes first in both, and what is known of it last
         return Loaded(model[0], model[-1])
     return Loaded(model, {"name": model.name})
+
+
+def _check_claims(file: Path, state: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
+    """Refuse a small file whose arguments ask for a model that fills memory; a run's own files are trusted."""
+    if file.parent.parent.name == "checkpoints":
+        return
+    args, held = meta["args"], sum(value.numel() for value in state.values())
+    most = 4 * held + 50_000_000
+    deep = [f"{key} {args[key]:,}" for key in args if key.endswith("depth") and (args[key] or 0) > len(state)]
+    sizes = args.get("size", 1)
+    high, wide = (sizes, sizes) if isinstance(sizes, int) else sizes
+    pixels = args.get("frames", 1) * high * wide // max(1, math.prod(args.get("patch", (1,))))
+    pixels += args.get("audio_frames", 1) * args.get("mels", 1) // max(1, math.prod(args.get("audio_patch", (1,))))
+    claim = ", ".join(deep) or (f"{pixels:,} patches" if pixels * args.get("dim", 1) > most else "")
+    if not claim:
+        with torch.device("meta"):  # of no size in memory
+            model = create_model(meta["name"], stage=meta["stage"], **args)
+        asked = sum(value.numel() for value in (*model.parameters(), *model.buffers()))
+        claim = f"{asked:,} numbers" if asked > most else ""
+    if claim:
+        raise CheckpointError(
+            f"{file}: refused. Its {held:,} numbers cannot be the model that its arguments describe ({claim}): it may "
+            "be made to fill memory"
+        )
 
 
 def _other_stage(source: str | Path, wanted: str) -> str:

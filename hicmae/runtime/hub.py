@@ -305,6 +305,8 @@ def _by_hand(file: RemoteFile, target: Path) -> str:
 
 def _without_network(file: RemoteFile, target: Path) -> str:
     forbidden = offline()
+    with contextlib.suppress(OSError):  # so that the file can be copied there
+        target.parent.mkdir(parents=True, exist_ok=True)
     if forbidden and file.mirrors:
         return (
             f"{file.name} is not in the cache, and {forbidden}=1 forbids downloading it. Unset that, or "

@@ -91,8 +91,9 @@ def _words(about: Card, model: Model, meta: Mapping[str, Any], authors: str) -> 
         'model, processor, meta = hicmae.from_pretrained("FOLDER or OWNER/NAME")',
         *(
             [
-                'print(hicmae.predict("clip.mp4", hicmae.from_pretrained("FOLDER or OWNER/NAME")))',
-                'for window in processor("clip.mp4"):  # or by hand',
+                'print(hicmae.predict("clip.mp4", "FOLDER or OWNER/NAME"))',
+                "",
+                'for window in processor("clip.mp4"):  # or window by window',
                 f"    outputs = model({_arguments(model)})  # (1, {len(labels) or 'classes'}), in the order below",
             ]
             if model.stage == "finetune"

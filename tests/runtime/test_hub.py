@@ -230,7 +230,6 @@ def test_offline_fails_at_once_with_the_place_for_the_file(
         fetch(file)
     assert time.monotonic() - since < 0.5 and server.asked == []
     place = Path(str(error.value).splitlines()[1].strip())
-    place.parent.mkdir(parents=True)
     place.write_bytes(CONTENT)  # as the message says
     assert fetch(file) == place
     place.write_bytes(b"another file")

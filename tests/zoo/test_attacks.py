@@ -20,6 +20,7 @@ import torch
 import hicmae
 from hicmae import zoo
 from hicmae.configs import UserError
+from hicmae.runtime import checkpoint
 from hicmae.runtime.archives import check_zip, leads_out
 from tests.zoo.conftest import LABELS, described, write_card
 
@@ -133,6 +134,15 @@ def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path: Path)
     assert (tmp_path / "huge.pth").stat().st_size < 10_000
     with pytest.raises(UserError, match=r"Its tensors would take 40,000,000,000 bytes and the file has"):
         hicmae.from_pretrained(tmp_path / "huge.pth")
+
+
+@pytest.mark.parametrize("claim", [{"depth": 10**6}, {"size": 10**5, "patch": [2, 8, 8]}, {"dim": 2**17}])
+def test_a_small_file_that_asks_for_a_giant_model_is_refused(claim: dict, tmp_path: Path) -> None:
+    model = hicmae.create_model("videomae_base", dim=16, depth=1, heads=2, frames=4, size=32)
+    described_as = {"name": model.name, "stage": model.stage, "args": {**model.args, **claim}}
+    checkpoint.save_weights(tmp_path / "giant.safetensors", model.state_dict(), described_as)
+    with pytest.raises(UserError, match=r"giant\.safetensors: refused\. Its .* cannot be the model .* to fill memory"):
+        hicmae.from_pretrained(tmp_path / "giant.safetensors")
 
 
 @pytest.mark.parametrize("name", ["../a", "a/../../b", "/a", "\\\\host\\a", "C:\\a", "..\\a", "a\0b", ""])

@@ -181,7 +181,7 @@ def test_the_commands_download_and_verify(
     assert main(["zoo", "verify", str(place)]) == 1
     assert "a.pth: has sha256" in capsys.readouterr().out
     assert main(["zoo", "verify"]) == 0  # nothing of the known cards is here
-    assert "no file of it is here" in capsys.readouterr().out
+    assert "nothing to verify: no file of the known cards is here" in capsys.readouterr().out
     assert main(["zoo", "download"]) == 2
     assert "say what to download" in capsys.readouterr().err
 
