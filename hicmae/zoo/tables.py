@@ -12,6 +12,39 @@ from hicmae.zoo.catalogue import Card, Cost, Result, card, cards, own_cards
 
 __all__ = ["comparison", "information", "listing", "readme"]
 
+_OWN = """## Files of your own
+
+```
+hicmae zoo convert FILE.pth zoo/faces.safetensors       # a published file, got by hand; its card: zoo/faces.yaml
+hicmae zoo publish RUN --out faces --about about.yaml   # a run -> a folder for the Hub, for timm, for from_pretrained
+hicmae zoo verify faces                                 # size and sha256 of what is here
+hicmae zoo bundle faces zoo/faces.yaml --out zoo.tar    # for machines without a network
+hicmae zoo download --from zoo.tar                      # there; the names are known from then on
+```
+
+Each card says which files there are and where; a folder of cards is found by its names once `HICMAE_CARDS` names it:
+
+```yaml
+weights:
+  what: fine-tuned on our clips
+  obtained: true
+  files:
+    - name: faces.pth             # a .pth file is converted on arrival, its decoder kept
+      form: finetune
+      size: 339876543             # bytes; not one more is written
+      sha256: 2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824
+      mirrors:                    # tried in this order; a download that was cut off is continued
+        - hf://lab/faces@v1/faces.pth
+        - https://lab.example/faces.pth
+        - ../shared/faces.pth     # from the card's folder
+      labels: [angry, happy, sad]
+```
+
+`hicmae.from_pretrained`, `hicmae predict --checkpoint` and the like take a run, a weights file, a `.pth` file, a
+published folder, a card or its name, and `OWNER/NAME` of the Hugging Face Hub. Files are kept, verified, in
+`~/.cache/hicmae` (or `HICMAE_CACHE`), shared by all processes; `HICMAE_OFFLINE=1` forbids the network, and what is
+missing is told at once with the path to put it. timm builds what was published, too:
+`timm.create_model("local-dir:faces", pretrained=True)` after `import hicmae.models`, in both forms.""".splitlines()
 _SHAPE: dict[str, Any] = {"dim": 512, "depth": 16, "heads": 8}
 """LGI-Former's, for the row that shows what its attention alone is worth."""
 
@@ -165,6 +198,7 @@ def readme() -> str:
     for result, about in sorted(rows, key=lambda row: places.index(row[0].dataset)):
         cells = (result.dataset, f"`{about.name}`", result.input, _values(result), result.protocol, result.target)
         lines.append(f"| {' | '.join(cells)} | {result.source}{f'; {result.note}' if result.note else ''} |")
+    lines += ["", *_OWN]
     lines += ["", "## Papers", ""]
     for paper, where in {about.paper: about.repository for about in found}.items():
         lines.append(
