@@ -26,6 +26,7 @@ __all__ = [
     "filter_bank",
     "log_mel",
     "mask_bands",
+    "mel_bands",
     "span_by_relative_time",
     "span_by_time",
     "widen",
@@ -103,7 +104,7 @@ def _window(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _mel(bins: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def mel_bands(bins: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Triangles evenly spaced on the mel scale, 20 Hz to 8 kHz, in Kaldi's float32: (FFT/2 + 1, bins)."""
 
     def mel(hertz: float) -> float:
@@ -142,7 +143,7 @@ def filter_bank(waveform: Tensor, bins: int = 128) -> Tensor:
         power = real.square().addcmul_(imaginary, imaginary)  # (B, frames, FFT/2 + 1); a fifth of the time of abs
         # on a GPU in double precision: single may mean 10 bits there (TF32)
         precise = torch.float64 if power.is_cuda else power.dtype
-        energies = (power.to(precise) @ _mel(bins, waveform.device, precise)).to(power.dtype)
+        energies = (power.to(precise) @ mel_bands(bins, waveform.device, precise)).to(power.dtype)
         return energies.clamp_min_(torch.finfo(torch.float32).eps).log_()
 
 

@@ -3,6 +3,7 @@
 from hicmae.inference.embed import Embedding, embed_clip
 from hicmae.inference.embed_jobs import EmbedResult, embed_many
 from hicmae.inference.embed_read import Asked
+from hicmae.inference.export import Exported, export_model
 from hicmae.inference.loading import Loaded, load_model, opened
 from hicmae.inference.people import Boxes, Person, WindowPrediction
 from hicmae.inference.predict import predict_clip
@@ -15,6 +16,7 @@ __all__ = [
     "Boxes",
     "EmbedResult",
     "Embedding",
+    "Exported",
     "Loaded",
     "ModelInput",
     "Person",
@@ -23,6 +25,7 @@ __all__ = [
     "WindowPrediction",
     "embed_clip",
     "embed_many",
+    "export_model",
     "load_model",
     "opened",
     "predict_clip",
