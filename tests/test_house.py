@@ -40,7 +40,7 @@ TRAINING_PATH = ("models", "pretrain", "finetune", "runtime")
 NO_TRAINING = {
     *("profile.py", "report.py", "page.py", "charts.py", "metrics.py", "comparison.py"),
     *("folds.py", "summary.py", "published.py", "comparing.py", "regroup.py"),
-    *("planning.py", "evaluation.py", "values.py", "curves.py", "multilabel.py"),
+    *("planning.py", "fitting.py", "evaluation.py", "values.py", "curves.py", "multilabel.py"),
     *("disturbances.py", "robustness.py", "robustness_page.py", "areas.py"),
     *(
         "calibration.py",

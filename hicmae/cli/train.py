@@ -27,10 +27,14 @@ def add_to(add: Add) -> None:
             help="print the resolved recipe (pretrain: and what it will take) and stop",
         )
         if name == "pretrain":
-            words = "with --dry-run: processes the run will have (%(default)s)"
+            words = "with --dry-run or --fit: processes the run will have (%(default)s)"
             sub.add_argument("--processes", type=int, default=1, metavar="N", help=words)
             words = "with --dry-run: steps tried for an estimate of the hours; 0 tries none (%(default)s)"
             sub.add_argument("--probe", type=int, default=20, metavar="N", help=words)
+            words = "choose micro-batch and recomputing so that a process needs at most so much GPU memory, as 24GB"
+            sub.add_argument("--fit", metavar="SIZE", help=words)
+            words = "with --fit: as large a batch as fits at once, the learning rate scaled with it"
+            sub.add_argument("--find-batch", action="store_true", help=words)
         if name == "finetune":
             words = "carry out these folds of the shards, as 1,3, or all, each in a folder of its own, and sum them up"
             sub.add_argument("--folds", type=lambda text: text.split(","), metavar="all|1,2", help=words)
@@ -43,9 +47,16 @@ def _with_engine(arguments: argparse.Namespace, options: list[str]) -> list[str]
 
 def _pretrain(arguments: argparse.Namespace, options: list[str]) -> int:
     from hicmae import configs, pretrain
+    from hicmae.pretrain.fitting import fit_to, gibibytes
 
     recipe = configs.resolve(arguments.recipe, "pretrain")
     config = configs.load(pretrain.PretrainConfig, recipe, _with_engine(arguments, options))
+    if arguments.find_batch and not arguments.fit:
+        raise ConfigError("--find-batch goes with --fit SIZE, the memory of the card, as --fit 24GB")
+    if arguments.fit:
+        found = fit_to(config, gibibytes(arguments.fit), processes=arguments.processes, find_batch=arguments.find_batch)
+        config = found.config
+        write(str(found))
     if arguments.dry_run:
         write(configs.to_yaml(config))
         if config.data.shards:

@@ -1,7 +1,7 @@
 """YAML and command-line values -> a typed config. jsonargparse does the typing; ours are `extends` and the words.
 
 A recipe states only what differs from the defaults in the dataclasses. `extends: name` (or a list) names pieces in
-`configs/` or other recipe files, read first, in order; the recipe's own keys win.
+`configs/`, recipes beside it or shipped ones, read first, in order; the recipe's own keys win.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from hicmae.configs.errors import ConfigError
-from hicmae.configs.files import did_you_mean, find, read_yaml
+from hicmae.configs.files import did_you_mean, find, names, read_yaml
 from hicmae.configs.options import check_options, dotted, is_list, nested_fields
 
 __all__ = ["as_dict", "load", "parser_of", "resolve", "to_yaml"]
@@ -55,7 +55,7 @@ def parser_of(config: type, prog: str = "hicmae", description: str | None = None
 
 def resolve(recipe: str | Path, kind: str) -> dict[str, Any]:
     """A recipe's mapping with everything it extends merged in."""
-    return _merged(find(recipe, kind), ())
+    return _merged(find(recipe, kind), (), kind)
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
 
 
-def _merged(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+def _merged(path: Path, chain: tuple[Path, ...], kind: str) -> dict[str, Any]:
     if path.resolve() in chain:
         raise ConfigError(f"{path}: extends itself by way of {' -> '.join(p.name for p in chain)}")
     content = read_yaml(path)
@@ -76,8 +76,9 @@ def _merged(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for parent in [parents] if isinstance(parents, str) else parents:
         beside = path.parent / f"{str(parent).removesuffix('.yaml')}.yaml"
-        file = beside if beside.is_file() else find(parent, "configs")
-        result = _merge(result, _merged(file, (*chain, path.resolve())))
+        shipped = kind if str(parent).removesuffix(".yaml") in names(kind) else "configs"
+        file = beside if beside.is_file() else find(parent, shipped)
+        result = _merge(result, _merged(file, (*chain, path.resolve()), kind))
     return _merge(result, content)
 
 

@@ -22,7 +22,7 @@ from hicmae.runtime.engines import blocks_of
 from hicmae.runtime.log import say
 from hicmae.runtime.loop import Batch, Fit, Stream
 
-__all__ = ["memory", "plan"]
+__all__ = ["activations", "example", "memory", "plan", "weights_and_moments"]
 
 GIB = 2**30
 
@@ -77,7 +77,7 @@ def memory(config: PretrainConfig, run: Prepared, processes: int, share: int) ->
     """
     one = 4.0 * sum(parameter.numel() for parameter in run.model.parameters())
     block = 4.0 * max((sum(p.numel() for p in module.parameters()) for module in blocks_of(run.model)), default=0)
-    kept, averages = _activations(config, run) * share, one if config.loop.ema else 0.0
+    kept, averages = activations(config, run, 2) / 2 * share, one if config.loop.ema else 0.0
     n = processes
     return {
         "single": 4 * one + averages + kept,
@@ -89,46 +89,58 @@ def memory(config: PretrainConfig, run: Prepared, processes: int, share: int) ->
     }
 
 
-def _activations(config: PretrainConfig, run: Prepared) -> float:
-    """Bytes that a forward pass keeps of a clip, read off a real one on the CPU; in bf16 unless fp32 is asked for."""
-    data, model, seen = config.data, run.model, {}
-    clips = torch.arange(2)  # contrast needs two
-    batch: Batch = {"number": clips, "source": clips, "epoch": 0}
+def weights_and_moments(config: PretrainConfig, model: Any) -> float:
+    """Bytes of weights, gradients, AdamW's two moments and the average that a recipe asks for, all float32."""
+    return 4.0 * sum(parameter.numel() for parameter in model.parameters()) * (5 if config.loop.ema else 4)
+
+
+def example(config: PretrainConfig, model: Any, clips: int) -> Batch:
+    """A batch of empty clips, as large as the recipe's; contrast needs two."""
+    data, numbers = config.data, torch.arange(clips)
+    batch: Batch = {"number": numbers, "source": numbers, "epoch": 0}
     if model.grid is not None:
-        batch["video"] = torch.zeros(2, 3, data.frames, data.size, data.size, dtype=torch.uint8)
+        batch["video"] = torch.zeros(clips, 3, data.frames, data.size, data.size, dtype=torch.uint8)
     if model.audio_grid is not None:
         frames, bins = (n * p for n, p in zip(model.audio_grid, model.audio_patch, strict=True))
-        batch["audio"] = torch.zeros(2, 1, frames, bins)
+        batch["audio"] = torch.zeros(clips, 1, frames, bins)
+    return batch
+
+
+def activations(config: PretrainConfig, run: Any, clips: int) -> float:
+    """Bytes that a forward pass of `run.objective` keeps of so many clips, and of weights in bf16, read off a real one
+    on the CPU; in bf16 unless fp32 is asked for."""
+    model, batch = run.model, example(config, run.model, clips)
+    seen: dict[int, tuple[int, Tensor]] = {}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    inside = 0  # blocks that are computed again keep their inputs alone
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        if storage.data_ptr() not in own:
+        if not inside and storage.data_ptr() not in own:
             seen[storage.data_ptr()] = (storage.nbytes(), x)  # held, or another would get its address
         return x
 
+    def enter(_: nn.Module, given: tuple[Any, ...]) -> None:
+        nonlocal inside
+        for x in given:
+            if isinstance(x, Tensor):
+                keep(x)
+        inside += 1
+
+    def leave(*_: Any) -> None:
+        nonlocal inside
+        inside -= 1
+
+    blocks = blocks_of(model) if config.loop.recompute else []
+    hooks = [
+        hook for one in blocks for hook in (one.register_forward_pre_hook(enter), one.register_forward_hook(leave))
+    ]
     half = config.loop.precision != "fp32"
-    if config.loop.recompute:
-        return _inputs_of_blocks(run, batch, half)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", enabled=half):
         run.objective(model, batch)
-    return sum(size for size, _ in seen.values()) / 2
-
-
-def _inputs_of_blocks(run: Prepared, batch: Batch, half: bool) -> float:
-    """What is kept where blocks are computed again: their inputs, and one block's inside at a time, not counted."""
-    total = 0
-
-    def count(_: nn.Module, given: tuple[Any, ...]) -> None:
-        nonlocal total
-        total += sum(x.nbytes for x in given if isinstance(x, Tensor))
-
-    hooks = [block.register_forward_pre_hook(count) for block in blocks_of(run.model)]
-    with torch.no_grad(), torch.autocast("cpu", enabled=half):
-        run.objective(run.model, batch)
     for hook in hooks:
         hook.remove()
-    return total / 2
+    return float(sum(size for size, _ in seen.values()))
 
 
 class _First:
