@@ -27,6 +27,8 @@ def add_to(add: Add) -> None:
     sub.add_argument("--work-seconds", type=float, default=180, metavar="S", help=told)
     told = "let other machines reach the page, with --host; there is no password and no encryption"
     sub.add_argument("--allow-network", action="store_true", help=told)
+    told = "another name by which the page is reached, as that of a proxy; may be repeated"
+    sub.add_argument("--name", action="append", default=[], metavar="HOST", help=told)
     device_option(sub)
 
 
@@ -42,6 +44,7 @@ def _serve(arguments: argparse.Namespace, _: list[str]) -> int:
         max_seconds=arguments.max_seconds,
         work_seconds=arguments.work_seconds,
         allow_network=arguments.allow_network,
+        names=arguments.name,
         device=arguments.device,
         say=_say,
     )

@@ -166,7 +166,8 @@ def test_one_at_a_time_some_wait_and_more_are_told(page: Served, clip: bytes) ->
 def test_slow_uploads_and_clips_that_take_too_long_are_ended(
     tmp_path: Path, classifier_file: Path, clip: bytes
 ) -> None:
-    with served(tmp_path / "tmp", classifier_file, upload_seconds=3, work_seconds=6) as page:
+    with served(tmp_path / "tmp", classifier_file, upload_seconds=3, work_seconds=6, names=["my.example"]) as page:
+        assert page.post(b"", Host="my.example")[0] == 422 and page.post(b"", Host="an.example")[0] == 403
         link = begun(page, f"Content-Length: {len(clip)}", body=clip[:1000])
         assert status(link) == 408 and page.empty_soon()
         first = page.worker()

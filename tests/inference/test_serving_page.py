@@ -69,7 +69,7 @@ def becomes(tab: Any, true: str) -> bool:
 
 
 def test_an_uploaded_clip_is_shown_with_face_bars_timeline_and_reconstruction(tab: Any, tmp_path: Path) -> None:
-    assert tab.is_hidden("#result") and "Nothing is recorded" in tab.inner_text("main")
+    assert tab.is_hidden("#result") and "Nothing is kept" in tab.inner_text("main")
     assert "AI Act" in tab.inner_text("#use")
     tab.set_input_files("#file", video(tmp_path / "clip.webm", 40))
     tab.wait_for_selector("#result:not([hidden])")
@@ -89,6 +89,9 @@ def test_an_uploaded_clip_is_shown_with_face_bars_timeline_and_reconstruction(ta
     lane = tab.query_selector(".lane").bounding_box()
     tab.mouse.click(lane["x"] + lane["width"] / 2, lane["y"] + 40)
     assert becomes(tab, "Math.abs(document.getElementById('player').currentTime - 0.8) < 0.1")
+    tab.press(".lane", "Home")
+    assert becomes(tab, "document.getElementById('player').currentTime < 0.05")
+    assert float(tab.get_attribute(".lane", "aria-valuenow")) < 0.1
     drawn = "x => x.getContext('2d').getImageData(0, 0, x.width, x.height).data.some(v => v > 0)"
     assert becomes(tab, f"({drawn})(document.getElementById('frame'))")  # the square that was looked at
 

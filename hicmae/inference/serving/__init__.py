@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hicmae.configs.errors import UserError
@@ -27,6 +27,7 @@ def serve(
     work_seconds: float = 180,
     upload_seconds: float = 120,
     allow_network: bool = False,
+    names: Sequence[str] = (),
     device: str = "auto",
     say: Callable[[str], object] = print,
 ) -> None:
@@ -46,6 +47,7 @@ def serve(
         work_seconds: time that a clip is looked at, at most.
         upload_seconds: time that an upload takes, at most; a pause in it, at most a sixth of this.
         allow_network: listen at an address that other machines reach. There is no password and no encryption.
+        names: by which the page is reached beside addresses and this machine's own name, as that of a proxy.
         device: where the models are put.
         say: is told the address.
 
@@ -77,7 +79,7 @@ def serve(
         worker = Worker(job, folder)
         try:
             about = worker.start()
-            app = application(worker, about, limits, folder)
+            app = application(worker, about, limits, folder, names)
             settings = uvicorn.Config(
                 app,
                 log_level="error",

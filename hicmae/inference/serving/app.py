@@ -8,7 +8,7 @@ import html
 import ipaddress
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from hicmae import __version__
 from hicmae.configs.errors import UserError
+from hicmae.inference.page import LANE_STYLE
 from hicmae.inference.serving.uploads import clip_folder
 from hicmae.inference.serving.worker import ClipError, TimeError, Worker
 
@@ -74,13 +75,15 @@ class _Refused(Exception):
         self.status, self.words = status, words
 
 
-def application(worker: Worker, about: dict[str, Any], limits: Limits, folder: Path) -> Any:
+def application(worker: Worker, about: dict[str, Any], limits: Limits, folder: Path, names: Sequence[str] = ()) -> Any:
     """The ASGI application.
 
     Args:
         about: names of the models, for the page.
         folder: where uploads lie while they are looked at.
+        names: by which the page is reached, beside this machine's own and addresses.
     """
+    own = {"localhost", socket.gethostname().lower(), f"{socket.gethostname().lower()}.local", *map(str.lower, names)}
     turn = asyncio.Lock()
     inside = 0  # uploads, clips that wait, and the one that is looked at
 
@@ -119,14 +122,14 @@ def application(worker: Worker, about: dict[str, Any], limits: Limits, folder: P
     app = Starlette(
         routes=[
             Route("/", _fixed(page, "text/html")),
-            Route("/page.css", _fixed(_file("page.css"), "text/css")),
+            Route("/page.css", _fixed(LANE_STYLE + "\n" + _file("page.css"), "text/css")),
             Route("/page.js", _fixed(_file("page.js"), "text/javascript")),
             Route("/favicon.ico", _fixed("", "image/x-icon", 204)),
             Route("/look", look, methods=["POST"]),
         ],
         exception_handlers={_Refused: refused},
     )
-    return _guarded(app)
+    return _guarded(app, own)
 
 
 def _fixed(text: str, kind: str, status: int = 200) -> Callable[[Request], Awaitable[Response]]:
@@ -185,7 +188,7 @@ async def _turn(turn: asyncio.Lock, request: Request) -> AsyncIterator[None]:
         turn.release()
 
 
-def _guarded(app: Any) -> Any:
+def _guarded(app: Any, own: Set[str]) -> Any:
     """Every answer with `HEADERS`; requests that another site arranged are refused."""
 
     async def guarded(scope: Any, receive: Any, send: Any) -> None:
@@ -198,7 +201,7 @@ def _guarded(app: Any) -> Any:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        words = _foreign(Headers(scope=scope), scope["method"])
+        words = _foreign(Headers(scope=scope), scope["method"], own)
         if words:
             refusal = JSONResponse({"error": words}, 403, {"connection": "close"})
             await refusal(scope, receive, answer)
@@ -208,14 +211,14 @@ def _guarded(app: Any) -> Any:
     return guarded
 
 
-def _foreign(headers: Headers, method: str) -> str:
+def _foreign(headers: Headers, method: str, own: Set[str]) -> str:
     """Why a request is not from this server's own page; empty if it may be.
 
     A site that lets its own name point to this machine (DNS rebinding) arrives under that name; a page of another site
     that sends something here says where it is from.
     """
     host = headers.get("host", "")
-    if not _own_name(host):
+    if not _own_name(host, own):
         return "This server answers to its address only, not to the name it was asked by."
     origin = headers.get("origin")
     if method != "GET" and origin is not None and origin.partition("://")[2] != host:
@@ -225,12 +228,12 @@ def _foreign(headers: Headers, method: str) -> str:
     return ""
 
 
-def _own_name(host: str) -> bool:
+def _own_name(host: str, own: Set[str]) -> bool:
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and ":" in host else host
     name = name.strip("[]").lower()
     with contextlib.suppress(ValueError):
         return bool(ipaddress.ip_address(name))
-    return name in ("localhost", socket.gethostname().lower(), f"{socket.gethostname().lower()}.local")
+    return name in own
 
 
 def _too_large(limits: Limits) -> str:

@@ -151,5 +151,9 @@ def words(error: Exception, clip: Path) -> str:
     reason, remedy = getattr(error, "reason", None), getattr(error, "remedy", "")
     text = f"This clip {reason}; {remedy}" if reason else str(error)
     text = text.replace(str(clip), "this clip").partition(", or raise the limit by HICMAE_")[0]
-    text = text.replace("; leave it out", "").replace(", or take its centre square: crop.missing=centre", "")
+    if reason and reason.startswith("shows no face"):
+        return (
+            "No face was found in this clip. Give one in which a face is large, in good light, and seen from the front."
+        )
+    text = text.replace("; leave it out", "")
     return f"{text[0].upper()}{text[1:]}."

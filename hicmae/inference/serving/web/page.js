@@ -141,12 +141,18 @@ function personOf(person) {
     bar.style.background = person.inks[key];
     find(".bars tbody").append(row);
   }
-  const lane = find(".lane");
-  lane.innerHTML = person.lane;
-  lane.append(make("div", undefined, "now"));
+  find(".timeline").innerHTML = person.lane;
+  const lane = find(".lane"), [from, to] = result.span;
+  const go = (time) => { at("player").currentTime = Math.min(to, Math.max(from, time)); };
   lane.addEventListener("click", (event) => {
-    const box = lane.getBoundingClientRect(), [from, to] = result.span;
-    at("player").currentTime = from + (event.clientX - box.left) / box.width * (to - from);
+    const box = lane.getBoundingClientRect();
+    go(from + (event.clientX - box.left) / box.width * (to - from));
+  });
+  lane.addEventListener("keydown", (event) => {
+    const step = {ArrowLeft: -0.5, ArrowRight: 0.5, PageDown: -5, PageUp: 5, Home: -1e9, End: 1e9}[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    go(at("player").currentTime + step);
   });
   for (const [key, ink] of Object.entries(person.inks)) {
     const item = make("li"), dot = make("i");
@@ -207,8 +213,12 @@ function follow() {  // squares on the player and a line on the timelines, where
   const player = at("player"), canvas = at("frame"), pen = canvas.getContext("2d");
   if (!result || at("result").hidden) return;
   const time = player.currentTime, [from, to] = result.span;
-  for (const line of document.querySelectorAll(".lane .now")) {
-    line.style.left = `${100 * Math.min(1, Math.max(0, (time - from) / Math.max(to - from, 1e-6)))}%`;
+  for (const lane of document.querySelectorAll(".lane")) {
+    const cursor = lane.querySelector(".cursor"), width = lane.querySelector("svg").viewBox.baseVal.width;
+    const x = width * Math.min(1, Math.max(0, (time - from) / Math.max(to - from, 1e-6)));
+    cursor.setAttribute("x1", x);
+    cursor.setAttribute("x2", x);
+    lane.setAttribute("aria-valuenow", time.toFixed(2));
   }
   const box = canvas.getBoundingClientRect(), dense = window.devicePixelRatio || 1;
   if (player.videoWidth && box.width) {
@@ -267,7 +277,8 @@ at("record").addEventListener("click", async () => {
   at("camera").srcObject = stream;
   at("camera").play();
   show("recorder", true);
-  at("record").disabled = true;
+  at("recorder").scrollIntoView({block: "nearest"});
+  for (const id of ["file", "record"]) at(id).disabled = true;
   const kind = ["video/webm;codecs=vp8,opus", "video/webm", "video/mp4"].find((k) => MediaRecorder.isTypeSupported(k));
   pieces = [];
   recorder = new MediaRecorder(stream, kind ? {mimeType: kind, videoBitsPerSecond: 2500000} : {});
@@ -290,7 +301,7 @@ function finish(use) {
     for (const track of stream.getTracks()) track.stop();
     at("camera").srcObject = null;
     show("recorder", false);
-    at("record").disabled = false;
+    end();
     const clip = new Blob(pieces, {type: ended.mimeType.split(";")[0]});
     pieces = [];
     if (use) look(clip);
