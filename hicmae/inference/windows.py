@@ -191,7 +191,8 @@ def stretches(
     info = open_video(path)
     config = ShardConfig(size=how.stored, max_fps=how.max_fps, box=how.box, faces=how.faces, crop=how.crop)
 
-    passes = iter(["find faces", "look closer"] if config.faces == "mtcnn" else [])
+    before = ["find faces", *["look closer"] * how.crop.second_pass] if how.faces == "mtcnn" else []
+    passes = iter(before)
 
     def frames() -> Iterator[tuple[float, np.ndarray]]:
         found = read_frames(path, start=start, stop=stop, threads=0)
