@@ -145,7 +145,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("page", PYTHON)
+SLOW = ("docs/guides/export.md",)  # writing ONNX takes a quarter of a minute
+MARKED = [pytest.param(page, marks=pytest.mark.slow if page in SLOW else ()) for page in PYTHON]
+
+
+@pytest.mark.parametrize("page", MARKED)
 def test_python_of_a_page_runs(
     page: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
