@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE := 1
 # two at a time with one thread each; the tests of a file stay together
 FAST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 # one after another, each on one thread: side by side they would disturb each other
-BENCHMARKS = startup scaling memory pipeline predict step videomae
+BENCHMARKS = startup scaling memory pipeline predict step
 
 .PHONY: bench bench-long demo test test-all format docs docs-serve help
 
