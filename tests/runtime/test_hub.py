@@ -21,7 +21,7 @@ from tests.file_server import Server, serving
 
 CONTENT = hashlib.shake_256(b"weights").digest(200_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
-HASTE = Patience(connect=1, silence=0.25, slow=0.3, rate=10_000, tries=2, pause=0.01)
+HASTE = Patience(connect=1, silence=0.4, slow=0.3, rate=10_000, tries=2, pause=0.01)
 
 DAMAGED = {  # manner of the server -> what the message says of it
     "cut-at-once": "broke off",
@@ -31,8 +31,8 @@ DAMAGED = {  # manner of the server -> what the message says of it
     "shorter": "answers with a file of 199,999 bytes, where 200,000 bytes were expected",
     "longer": "answers with a file of 200,001 bytes",
     "endless": "sends more than the 200,000 bytes of the file",
-    "silent": r"sent nothing for 0\.25 s",
-    "stalling": r"sent nothing for 0\.25 s",
+    "silent": r"sent nothing for 0\.4 s",
+    "stalling": r"sent nothing for 0\.4 s",
     "trickle": "is too slow",
     "page": "answers with a web page, as expired links do",
     "no-http": "broke off|cannot be reached",
