@@ -17,7 +17,7 @@ help:
 	@echo "make test      format, lint, types, tests"
 	@echo "make test-all  the same with the slow proofs"
 	@echo "make bench     speed and memory beside a plain formulation, into docs/performance.md (25 minutes, 2 idle cores)"
-	@echo "make bench-long  memory over an epoch of 100,000 samples"
+	@echo "make bench-long  memory over an epoch of 100,000 samples and a film of two hours"
 	@echo "make format    rewrite the code in the house format"
 	@echo "make docs      build the documentation into site/; open site/index.html"
 	@echo "make docs-serve  show it at http://127.0.0.1:8000 while pages are written"
@@ -56,6 +56,7 @@ bench: $(STAMP)
 bench-long: export OMP_NUM_THREADS := 1
 bench-long: $(STAMP)
 	@$(BIN)/python benchmarks/memory.py --long --out runs/bench-long/memory.json
+	@$(BIN)/python benchmarks/predict.py --long --out runs/bench-long/predict.json
 	@$(BIN)/python benchmarks/report.py runs/bench-long --write docs/performance.md
 
 format: $(STAMP)
