@@ -38,6 +38,11 @@ def add_to(add: Add) -> None:
     sub.add_argument(
         "--like", metavar="CARD", help="of shards: compare with the data of a model card, run, weights file or shards"
     )
+    sub.add_argument(
+        "--probe", action="store_true", help="of shards: measure which format, and how many workers, feed a model here"
+    )
+    sub.add_argument("--model", metavar="NAME", help="with --probe: a model, whose step is measured without --speed")
+    sub.add_argument("--speed", type=float, metavar="CLIPS/S", help="with --probe: what a model takes on its GPU")
 
 
 def _shard(arguments: argparse.Namespace, options: list[str]) -> int:
@@ -62,6 +67,15 @@ def _check(arguments: argparse.Namespace, _: list[str]) -> int:
     from hicmae.datasets.check import check
     from hicmae.datasets.corpora import compare
 
+    if arguments.probe:
+        from hicmae.benchmark.probing import probe
+
+        if arguments.path is None:
+            raise ConfigError("--probe needs a folder of shards: hicmae check SHARDS --probe")
+        write(str(probe(arguments.path, model=arguments.model, speed=arguments.speed)))
+        return 0
+    if arguments.model or arguments.speed is not None:
+        raise ConfigError("--model and --speed go with --probe")
     like = None
     if arguments.like:
         from hicmae import zoo

@@ -25,7 +25,7 @@ from hicmae.datasets.sidecars import summary_of
 if TYPE_CHECKING:
     from hicmae.datasets.strips import ShardConfig
 
-__all__ = ["Stored", "are_shards", "recoded", "stored"]
+__all__ = ["Stored", "are_shards", "recoded", "stored", "videos_in"]
 
 _CODING = ("format", "offsets", "packets", "head", "checks")
 _AT_ONCE = 48  # frames in memory beside those that are coded: a group of pictures of an mp4
@@ -72,6 +72,27 @@ def stored(folder: str | Path, config: ShardConfig) -> tuple[list[Item], ShardCo
             f"{folder} holds shards, whose samples stay as they are but for --format: leave out --{wrong[0]}, or shard "
             "the videos again"
         )
+    items, summary = videos_in(folder)
+    if any(isinstance(item, Stored) and item.kind == config.format for item in items):
+        raise UserError(f"{folder} holds {config.format} shards already; name another --format, or use it as it is")
+    before = summary.get("config", {})
+    per_shard = config.per_shard if "per_shard" in told else before.get("per_shard", usual.per_shard)
+    config = dataclasses.replace(
+        config,
+        size=summary["preprocessing"]["size"],
+        per_shard=per_shard,
+        classes=tuple(summary["classes"]) or None,
+        protocol=summary.get("protocol"),
+    )
+    return items, config, summary
+
+
+def videos_in(folder: str | Path) -> tuple[list[Item], dict[str, Any]]:
+    """The videos in shards, those that were skipped with their trouble, and what `index.json` says.
+
+    Raises:
+        UserError: the shards are not whole.
+    """
     place = place_of(folder)
     summary = summary_of(place)
     if isinstance(summary, Problem):
@@ -80,8 +101,6 @@ def stored(folder: str | Path, config: ShardConfig) -> tuple[list[Item], ShardCo
     items: list[Item] = []
     for part in sidecars_of(place, summary, problems):
         kind, side = part.head.get("format", "jpeg"), summary["preprocessing"]["size"]
-        if kind == config.format:
-            raise UserError(f"{folder} holds {kind} shards already; name another --format, or use it as it is")
         by_source: dict[str, list[dict[str, Any]]] = {}
         for row in part.samples:
             by_source.setdefault(row["source"], []).append(row)
@@ -93,16 +112,7 @@ def stored(folder: str | Path, config: ShardConfig) -> tuple[list[Item], ShardCo
             items.append(Item(source=skip["path"], path=Path(skip["path"]), trouble=(skip["reason"], skip["remedy"])))
     if problems:
         raise UserError(str(problems[0]))
-    before = summary.get("config", {})
-    per_shard = config.per_shard if "per_shard" in told else before.get("per_shard", usual.per_shard)
-    config = dataclasses.replace(
-        config,
-        size=summary["preprocessing"]["size"],
-        per_shard=per_shard,
-        classes=tuple(summary["classes"]) or None,
-        protocol=summary.get("protocol"),
-    )
-    return items, config, summary
+    return items, summary
 
 
 def recoded(item: Stored, config: ShardConfig) -> Iterator[tuple[bytes, dict[str, Any]]]:
