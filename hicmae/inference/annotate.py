@@ -28,6 +28,8 @@ TALLEST = 1080
 """Pixels of the shorter side that are kept; larger pictures are scaled down."""
 _TICK = Fraction(1, 90_000)
 _BARS = 3
+Area = tuple[float, float, float, float]  # left, top, right, bottom
+Bar = tuple[str, float, str, str]  # name, share of the full length, colour, what is told
 
 
 def annotate_video(
@@ -96,12 +98,17 @@ class Marker:
         """A frame (H, W, 3) uint8 as shown at a time -> (H', W', 3), H' and W' as `size` says."""
         picture = self._fitted(pixels)
         pen = ImageDraw.Draw(picture)
-        without_room = 0
-        for person in self.people:
-            corners = person.boxes.at(time)
-            if corners is None:
-                continue
-            without_room += self._mark(picture, pen, person, corners * self.scale, time, without_room)
+        placed = ((person, person.boxes.at(time)) for person in self.people)
+        here = [(person, corners * self.scale) for person, corners in placed if corners is not None]
+        tags = [self._outlined(pen, person, corners, time) for person, corners in here]
+        boxes = [self._reach(corners) for _, corners in here]
+        taken = [*tags, *boxes]
+        for (person, _), box in zip(here, boxes, strict=True):
+            bars = self._bars(person, time)
+            spot = self._spot(pen, bars, box, taken) if bars else None
+            if spot is not None:
+                taken.append(spot)
+                self._draw_bars(picture, pen, bars, spot)
         return np.asarray(picture)
 
     def _fitted(self, pixels: np.ndarray) -> Image.Image:
@@ -113,65 +120,79 @@ class Marker:
             return Image.fromarray(np.pad(pixels, ((0, down), (0, across), (0, 0)), "edge"))
         return picture
 
-    def _mark(
-        self, picture: Image.Image, pen: ImageDraw.ImageDraw, person: Person, corners: np.ndarray, time: float, row: int
-    ) -> bool:
-        """Draw one person; whether its bars found no place beside the box (the `row`-th of these)."""
+    def _reach(self, corners: np.ndarray) -> Area:
+        """The part of the picture that a square covers."""
+        low, high = np.clip(corners.min(0), 0, self.size), np.clip(corners.max(0), 0, self.size)
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+    def _outlined(self, pen: ImageDraw.ImageDraw, person: Person, corners: np.ndarray, time: float) -> Area:
+        """Draw the square and the label; returns where the label is."""
         part = person.at(time)
-        labels = list(person.probabilities)
-        colour = ink(labels.index(part.label)) if part is not None and part.label is not None else "#d0d4d8"
+        colour, name = "#d0d4d8", person.name
+        if part is not None and part.label is not None:
+            colour = ink(list(person.probabilities).index(part.label))
+            name += f": {part.label} {part.probabilities[part.label]:.0%}"
         outline = [tuple(corner) for corner in corners.tolist()]
         pen.line([*outline, *outline[:2]], "#000000", self._line + 2, joint="curve")
         pen.line([*outline, *outline[:2]], colour, self._line, joint="curve")
-        name = person.name if part is None or part.label is None else f"{person.name}: {part.label}"
-        if part is not None and part.label is not None:
-            name += f" {part.probabilities[part.label]:.0%}"
-        low, high = np.clip(corners.min(0), 0, self.size), np.clip(corners.max(0), 0, self.size)
-        self._tag(pen, name, float(low[0]), float(low[1]), colour)
-        if part is None:
-            return False
-        ranked = sorted(part.probabilities.items(), key=lambda item: -item[1])[:_BARS]
-        bars = [(word, value, value, ink(labels.index(word)), f"{value:.0%}") for word, value in ranked]
-        numbers = enumerate(part.values.items(), len(labels))
-        bars += [(word, abs(value), value, ink(n), f"{value:+.2f}") for n, (word, value) in numbers]
-        return self._bars(picture, pen, bars, low, high, row)
+        left, top, _, _ = self._reach(corners)
+        return self._tag(pen, name, left, top, colour)
 
-    def _tag(self, pen: ImageDraw.ImageDraw, words: str, x: float, y: float, colour: str) -> None:
+    def _bars(self, person: Person, time: float) -> list[Bar]:
+        part = person.at(time)
+        if part is None:
+            return []
+        labels = list(person.probabilities)
+        ranked = sorted(part.probabilities.items(), key=lambda item: -item[1])[:_BARS]
+        bars = [(word, value, ink(labels.index(word)), f"{value:.0%}") for word, value in ranked]
+        numbers = enumerate(part.values.items(), len(labels))
+        return bars + [(word, abs(value), ink(n), f"{value:+.2f}") for n, (word, value) in numbers]
+
+    def _spot(self, pen: ImageDraw.ImageDraw, bars: list[Bar], box: Area, taken: list[Area]) -> Area | None:
+        """Where bars go: beside the square where that covers nothing; one person alone has the lower left corner."""
+        letters, unit = font(self._letter), self._letter
+        wide = max(int(max(pen.textlength(bar[0], letters) for bar in bars)) + 8 * unit, 11 * unit)
+        tall = round((1.4 * len(bars) + 0.6) * unit)
+        left, top, right, bottom = box
+        corners = [(right + unit / 2, top), (left - unit / 2 - wide, top), (left, bottom + unit / 2)]
+        corners += [(right + unit / 2, bottom - tall), (left - unit / 2 - wide, bottom - tall)]
+        for x, y in corners:
+            area = (x, y, x + wide, y + tall)
+            inside = x >= 0 and y >= 0 and area[2] <= self.size[0] and area[3] <= self.size[1]
+            if inside and not any(_overlap(area, other) for other in taken):
+                return area
+        if len(taken) > 2:
+            return None
+        y = max(0.0, self.size[1] - tall - unit / 2)
+        return unit / 2, y, unit / 2 + wide, y + tall
+
+    def _tag(self, pen: ImageDraw.ImageDraw, words: str, x: float, y: float, colour: str) -> Area:
         letters = font(self._letter, True)
         wide, tall = pen.textlength(words, letters) + self._letter, 1.5 * self._letter
         x = max(0.0, min(x, self.size[0] - wide))
         y = y - tall if y >= tall else y
-        pen.rectangle((x, y, x + wide, y + tall), colour)
+        area = (x, y, x + wide, y + tall)
+        pen.rectangle(area, colour)
         dark = sum(int(colour[n : n + 2], 16) * share for n, share in ((1, 0.3), (3, 0.6), (5, 0.1))) < 140
         pen.text((x + self._letter / 2, y + tall / 2), words, "#ffffff" if dark else "#000000", letters, anchor="lm")
+        return area
 
-    def _bars(
-        self,
-        picture: Image.Image,
-        pen: ImageDraw.ImageDraw,
-        bars: list[tuple[str, float, float, str, str]],
-        low: np.ndarray,
-        high: np.ndarray,
-        row: int,
-    ) -> bool:
+    def _draw_bars(self, picture: Image.Image, pen: ImageDraw.ImageDraw, bars: list[Bar], area: Area) -> None:
         letters, unit = font(self._letter), self._letter
-        wide = max(int(max(pen.textlength(bar[0], letters) for bar in bars)) + 8 * unit, 11 * unit)
-        tall = round((1.4 * len(bars) + 0.6) * unit)
-        spots = [(high[0] + unit / 2, low[1]), (low[0] - unit / 2 - wide, low[1]), (low[0], high[1] + unit / 2)]
-        inside = (s for s in spots if s[0] >= 0 and s[0] + wide <= self.size[0] and s[1] + tall <= self.size[1])
-        left, top = next(inside, (unit / 2, self.size[1] - (tall + unit / 2) * (row + 1)))
-        left, top = int(left), max(0, int(top))
-        box = (left, top, left + wide, top + tall)
-        ground = picture.crop(box)
-        picture.paste(Image.blend(ground, Image.new("RGB", ground.size), 0.62), box)
-        first = left + wide - 7 * unit
-        for n, (word, share, _, colour, told) in enumerate(bars):
-            y = top + (0.3 + 1.4 * n) * unit + 0.7 * unit
+        left, top, right, bottom = (int(edge) for edge in area)
+        ground = picture.crop((left, top, right, bottom))
+        picture.paste(Image.blend(ground, Image.new("RGB", ground.size), 0.62), (left, top, right, bottom))
+        first = right - 7 * unit
+        for n, (word, share, colour, told) in enumerate(bars):
+            y = top + (1.0 + 1.4 * n) * unit
             pen.text((left + unit / 2, y), word, "#ffffff", letters, anchor="lm")
             pen.rectangle((first, y - unit / 3, first + 4 * unit, y + unit / 3), "#4a4f55")
             pen.rectangle((first, y - unit / 3, first + max(1.0, 4 * unit * min(1.0, share)), y + unit / 3), colour)
-            pen.text((left + wide - unit / 3, y), told, "#ffffff", letters, anchor="rm")
-        return (left, top) == (int(unit / 2), max(0, int(self.size[1] - (tall + unit / 2) * (row + 1))))
+            pen.text((right - unit / 3, y), told, "#ffffff", letters, anchor="rm")
+
+
+def _overlap(one: Area, two: Area) -> bool:
+    return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
 
 
 def _video_stream(made: Any, info: VideoInfo, size: tuple[int, int], quality: int) -> Any:

@@ -93,11 +93,12 @@ def lane(person: Person, span: tuple[float, float]) -> str:
             path.append("M" + " L".join(f"{(x - start) * scale:.1f} {y:.1f}" for x, y in places))
         parts.append(f'<path d="{" ".join(path)}" stroke="{ink(number)}"><title>{html.escape(name)}</title></path>')
     parts.append(f'<line class="cursor" x1="0" x2="0" y1="0" y2="{bottom}"/>')
-    times = [
-        f'<span style="left:{100 * (moment - start) / max(end - start, 1e-6):.2f}%">'
-        f"{clock(moment, parts=end - start < 5)}</span>"
-        for moment in marks(start, end)
-    ]
+    times = []
+    for moment in marks(start, end):
+        place = 100 * (moment - start) / max(end - start, 1e-6)
+        edge = ";transform:translateX(-100%)" if place > 96 else ""
+        words_at = clock(moment, parts=end - start < 5)
+        times.append(f'<span style="left:{place:.2f}%{edge}">{words_at}</span>')
     label = html.escape(f"timeline of {person.name}")
     return (
         f'<div class="lane" tabindex="0" role="slider" aria-label="{label}" aria-valuemin="{start:.2f}" '
