@@ -31,7 +31,7 @@ from benchmarks.systems import STAGES, SYSTEMS, Twins, twins
 from hicmae.datasets.transforms import normalise
 from hicmae.models import create_model
 from hicmae.models.profile import profile
-from hicmae.runtime.log import UserError
+from hicmae.runtime.log import UserError, say
 from hicmae.runtime.optim import OptimConfig, adamw, parameter_groups
 
 __all__ = ["PARTS", "gpu", "half", "main", "steps", "transformers_rows"]
@@ -254,7 +254,9 @@ def main() -> None:
         raise UserError("the part gpu needs --device cuda, the others run on a CPU")
     rows: list[Row] = []
     for part in chosen:
-        rows += PARTS[part](given.pairs, batch, given.quick, True)
+        for one in PARTS[part](given.pairs, batch, given.quick, True):
+            rows.append(one)
+            say(f"{one.measure}, {one.what}: {measuring.figure(one.value, one.unit)}")  # a long run tells as it goes
     measuring.write(rows, given.out, device=device, pairs=given.pairs, batch=batch, quick=given.quick)
 
 
