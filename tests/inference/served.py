@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ class Served:
     def post(self, body: bytes, path: str = "/look", **headers: str) -> tuple[int, dict[str, Any]]:
         """Status and answer; `headers` with _ for -."""
         sent = {"X-Hicmae": "1", **{name.replace("_", "-"): value for name, value in headers.items()}}
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as link:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=200)) as link:
             link.request("POST", path, body, sent)
             answer = link.getresponse()
             text = answer.read()
@@ -42,6 +43,13 @@ class Served:
     def empty_soon(self, folders: bool = False) -> bool:
         """Whether no clip lies there any more; with `folders`, nothing at all."""
         return soon(lambda: not (list(self.temporary.iterdir()) if folders else self.left()))
+
+    def begun(self, *head: str, body: bytes = b"") -> socket.socket:
+        """A connection on which a request was begun."""
+        link = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        lines = ["POST /look HTTP/1.1", f"Host: 127.0.0.1:{self.port}", "X-Hicmae: 1", *head]
+        link.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        return link
 
     def worker(self) -> int:
         """Its process that looks at clips."""

@@ -28,21 +28,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, classifier_file: Path, autoencoder_file: Path) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("serving") / "tmp"
-    with served(folder, classifier_file, pretrained=autoencoder_file, max_mb=1, max_seconds=4) as page:
+    how = {"pretrained": str(autoencoder_file), "max_mb": 1, "max_seconds": 4}
+    with served(folder, classifier_file, **how, upload_seconds=30, work_seconds=10, names=["my.example"]) as page:
         yield page
 
 
 @pytest.fixture
 def clip(tmp_path: Path) -> bytes:
     return video(tmp_path / "clip.mp4", 40).read_bytes()
-
-
-def begun(page: Served, *head: str, body: bytes = b"") -> socket.socket:
-    """A connection on which a request was begun."""
-    link = socket.create_connection(("127.0.0.1", page.port), timeout=30)
-    lines = ["POST /look HTTP/1.1", f"Host: 127.0.0.1:{page.port}", "X-Hicmae: 1", *head]
-    link.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-    return link
 
 
 def status(link: socket.socket) -> int:
@@ -83,8 +76,8 @@ def test_a_clip_that_is_too_long_or_too_large_in_pixels_is_refused(page: Served,
 
 
 def test_a_large_upload_is_refused_before_it_is_sent_or_while_it_is(page: Served) -> None:
-    assert status(begun(page, "Content-Length: 5000000000")) == 413  # not a byte of it was sent
-    link = begun(page, "Transfer-Encoding: chunked")
+    assert status(page.begun("Content-Length: 5000000000")) == 413  # not a byte of it was sent
+    link = page.begun("Transfer-Encoding: chunked")
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
         for _ in range(200):  # 20 MB of a clip that states no length; some fit into the buffers of a socket
             link.sendall(b"186a0\r\n" + bytes(100_000) + b"\r\n")
@@ -94,11 +87,15 @@ def test_a_large_upload_is_refused_before_it_is_sent_or_while_it_is(page: Served
 
 def test_an_upload_that_is_cut_off_leaves_nothing(page: Served, clip: bytes) -> None:
     for head in ("Content-Length: 100000", "Transfer-Encoding: chunked"):
-        link = begun(page, head, body=b"2710\r\n" + clip[:9000] if "chunked" in head else clip[:9000])
+        link = page.begun(head, body=b"2710\r\n" + clip[:9000] if "chunked" in head else clip[:9000])
         assert soon(lambda: bool(page.left()))
         link.close()
         assert page.empty_soon()
     assert page.post(clip)[0] == 200
+
+
+def test_a_name_that_was_stated_is_answered(page: Served) -> None:
+    assert page.post(b"", Host="my.example")[0] == 422 and page.post(b"", Host="an.example")[0] == 403
 
 
 def test_no_name_from_outside_is_a_path(page: Served, clip: bytes) -> None:
@@ -147,7 +144,7 @@ def test_every_answer_is_fenced_in(page: Served) -> None:
 
 
 def test_one_at_a_time_some_wait_and_more_are_told(page: Served, clip: bytes) -> None:
-    held = [begun(page, f"Content-Length: {len(clip)}", body=clip[:1000]) for _ in range(4)]
+    held = [page.begun(f"Content-Length: {len(clip)}", body=clip[:1000]) for _ in range(4)]
     assert soon(lambda: len(page.left()) == 4)
     code, answer = page.post(clip)
     assert code == 503 and "Try again" in answer["error"]
@@ -161,28 +158,6 @@ def test_one_at_a_time_some_wait_and_more_are_told(page: Served, clip: bytes) ->
         thread.join()
     assert codes == [200] * 4
     assert page.post(clip)[0] == 200 and page.left() == []
-
-
-def test_slow_uploads_and_clips_that_take_too_long_are_ended(
-    tmp_path: Path, classifier_file: Path, clip: bytes
-) -> None:
-    with served(tmp_path / "tmp", classifier_file, upload_seconds=3, work_seconds=6, names=["my.example"]) as page:
-        assert page.post(b"", Host="my.example")[0] == 422 and page.post(b"", Host="an.example")[0] == 403
-        link = begun(page, f"Content-Length: {len(clip)}", body=clip[:1000])
-        assert status(link) == 408 and page.empty_soon()
-        first = page.worker()
-        os.kill(first, signal.SIGSTOP)  # it hangs
-        code, answer = page.post(clip)
-        assert code == 504 and "took longer than 6 s" in answer["error"] and page.left() == []
-        assert page.post(clip)[0] == 200 and page.worker() != first  # another one was started
-        os.kill(page.worker(), signal.SIGKILL)
-        code, answer = page.post(clip)
-        assert code == 422 and "brought down" in answer["error"]
-        link = begun(page, f"Content-Length: {len(clip)}", body=clip[:1000])
-        assert soon(lambda: bool(page.left()))
-        assert page.ended_by(signal.SIGINT) == (0, "")
-        link.close()
-        assert page.empty_soon(folders=True)
 
 
 def test_what_a_killed_server_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,10 +185,21 @@ def test_other_machines_are_let_in_only_if_told() -> None:
         serve("nowhere", port=0, max_mb=0)
 
 
-def test_a_killed_server_leaves_nothing(page: Served, clip: bytes) -> None:
-    """The last test of this file: its process for clips notices, and cleans up."""
-    link = begun(page, f"Content-Length: {len(clip)}", body=clip[:1000])
-    assert soon(lambda: bool(page.left()))
-    page.process.kill()
-    link.close()
+def test_slow_uploads_and_clips_that_take_too_long_are_ended(page: Served, clip: bytes) -> None:
+    assert status(page.begun(f"Content-Length: {len(clip)}", body=clip[:1000])) == 408 and page.empty_soon()
+    first = page.worker()
+    os.kill(first, signal.SIGSTOP)  # it hangs
+    code, answer = page.post(clip)
+    assert code == 504 and "took longer than 10 s" in answer["error"] and page.left() == []
+    assert page.post(clip)[0] == 200 and page.worker() != first  # another one was started
+    os.kill(page.worker(), signal.SIGKILL)
+    code, answer = page.post(clip)
+    assert code == 422 and "brought down" in answer["error"]
+
+
+def test_ctrl_c_is_no_error_and_leaves_nothing(page: Served, clip: bytes) -> None:
+    """The last test of this file."""
+    with page.begun(f"Content-Length: {len(clip)}", body=clip[:1000]):
+        assert soon(lambda: bool(page.left()))
+        assert page.ended_by(signal.SIGINT) == (0, "")
     assert page.empty_soon(folders=True)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.inference.clips import video
 from tests.inference.conftest import LABELS
-from tests.inference.served import Served, served
+from tests.inference.served import Served, served, soon
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -147,13 +147,16 @@ def test_a_clip_is_recorded_with_the_camera(tab: Any) -> None:
     assert tab.is_hidden("#state")
 
 
-def test_a_server_that_is_gone_is_told(page: Served, browser: Any, tmp_path: Path) -> None:
+def test_a_killed_server_leaves_nothing_and_its_absence_is_told(page: Served, browser: Any, tmp_path: Path) -> None:
     """The last test of this file."""
     tab = browser.new_page()
     tab.goto(f"http://127.0.0.1:{page.port}/")
-    page.process.kill()
-    page.process.wait()
+    with page.begun("Content-Length: 5000", body=bytes(1000)):
+        assert soon(lambda: bool(page.left()))
+        page.process.kill()
+        page.process.wait()
     tab.set_input_files("#file", video(tmp_path / "clip.webm", 10))
     tab.wait_for_selector("#error:not([hidden])")
     assert "does not answer" in tab.inner_text("#error")
     tab.close()
+    assert page.empty_soon(folders=True)  # the process for clips noticed

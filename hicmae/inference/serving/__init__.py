@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import signal
 import socket
 import sys
@@ -101,6 +102,7 @@ def serve(
             server = uvicorn.Server(settings)
 
             def end() -> None:
+                logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # uploads that this cuts off are no error
                 server.should_exit = True
                 worker.close()
 
