@@ -55,7 +55,7 @@ NO_TRAINING = {
     *("picture.py", "rebuilt.py", "watch.py", "probing.py", "online.py"),
     *("hub.py", "mirrors.py", "archives.py"),
 }
-TRAINING_DATA = ("samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
+TRAINING_DATA = ("frames", "samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
 MACHINE_PATH = re.compile(r"(?<![\w.}$<~-])/(?:home|work|Users|root|mnt|scratch)/[\w.-]+|\b[A-Z]:\\Users\\")
 TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".sh", ".json", ".txt", ".cfg", ".html", ".slurm", ""}
 

@@ -21,9 +21,8 @@ from hicmae.finetune.adapt import adapt, told
 from hicmae.finetune.adversary import against, speakers
 from hicmae.finetune.clips import from_clips
 from hicmae.finetune.config import FinetuneConfig
-from hicmae.finetune.evaluation import check_labelled, headline, load_classifier, open_test, report_on, write_report
+from hicmae.finetune.evaluation import check_labelled, measure, open_own
 from hicmae.finetune.inputs import Inputs, mixed, sound_of
-from hicmae.finetune.measured import stamp_of
 from hicmae.finetune.outputs import Outputs
 from hicmae.finetune.selection import Chooser
 from hicmae.finetune.targets import Targeted, read_targets
@@ -117,7 +116,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
         train = train.select(few(train, config.data.fraction, config.seed))
     share = f" ({100 * config.data.fraction:.4g} % of {listed:,})" if len(train) < listed else ""
     labels = config.task.outputs(train.classes)
-    test = _open_test(config, config.data.test, train.classes) if config.data.test else None
+    test = open_own(config, config.data.test, train.classes) if config.data.test else None
     train, judge, unit = _judged(config, train, test)
     out = Path(config.out)
     configs.check_recipe(config, out)
@@ -135,7 +134,7 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
         configs.keep_recipe(config, out)
     if show:
         if loaded is not None:
-            say(_told(config, loaded) + _heard_before(config, sound))
+            say(f"init {config.init}: {loaded}{_heard_before(config, sound)}")
         if len(train) < whole:
             say(f"{whole - len(train):,} of {whole:,} training clips cannot be heard: left out")
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -176,22 +175,10 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     if test is not None:
         plain = chooser.file if chooser is not None else weights_file(last)
         for file in [plain, weights_file(last, ema=True)] if config.loop.ema else [plain]:
-            _measure(file, test, out, place, show)
+            measure(file, test, out, place, show)
     elif show:
         say(f"no data.test to measure it on; hicmae evaluate {out} --data DIR does that")
     return last
-
-
-def _measure(file: Path, test: Index, out: Path, place: Place, show: bool) -> None:
-    """Write the report on a checkpoint's weights into the run folder."""
-    model, meta = load_classifier(file)
-    report = report_on(model.to(place.device), meta, test, place, details=True, show=show)
-    if place.first:
-        ema = bool(meta.get("ema"))
-        write_report(report, out / ("evaluation-ema" if ema else "evaluation"), out / "log.jsonl", show)
-        if show:
-            found = f"{headline(report)}, {len(report.truth):,} clips{stamp_of(report.protocol)}"
-            say(f"{'averaged weights: ' if ema else ''}{found}")
 
 
 # -- what goes in ----------------------------------------------------------------------------------------------------
@@ -220,7 +207,7 @@ def _judged(config: FinetuneConfig, train: Index, test: Index | None) -> tuple[I
             raise configs.ConfigError("select: test needs data.test, the clips to choose on")
         return train, test, "the test clips themselves"
     if config.data.val:
-        return train, _open_test(config, config.data.val, train.classes), f"data.val, {', '.join(config.data.val)}"
+        return train, open_own(config, config.data.val, train.classes), f"data.val, {', '.join(config.data.val)}"
     mask, unit = validation_part(train, config.val_share, config.seed)
     return train.select(~mask), train.select(mask), unit
 
@@ -265,25 +252,6 @@ def _sizes(config: FinetuneConfig) -> dict[str, int]:
         if getattr(config.sound, name) != getattr(SoundConfig, name):
             sizes[key] = getattr(config.sound, name)
     return sizes
-
-
-def _open_test(config: FinetuneConfig, folders: Sequence[str], labels: Sequence[str]) -> Index:
-    """The test clips; label numbers mean `labels`, where labels are learnt."""
-    if not config.task.classed:
-        return open_test(folders, labels, "the training data", config.task)
-    for folder in folders:
-        index = Index.load(folder)
-        check_labelled(index)
-        names = index.classes
-        if set(names) != set(labels):
-            sides = {"only in training": set(labels) - set(names), "only in test": set(names) - set(labels)}
-            told = "; ".join(f"{side}: {', '.join(sorted(extra))}" for side, extra in sides.items() if extra)
-            raise UserError(
-                f"{folder} and {', '.join(config.data.train)} have other labels ({told}). The test labels are "
-                f"{', '.join(names) or 'none'}; the training labels are {', '.join(labels)}. Shard both with the same "
-                "--classes, or leave data.test empty and use hicmae evaluate, which allows classes without clips"
-            )
-    return open_test(folders, labels, "the training data", config.task)
 
 
 def _stream(
@@ -366,19 +334,3 @@ def _heard_before(config: FinetuneConfig, sound: SoundConfig | None) -> str:
     before = read_weights(file)[1].get("preprocessing", {}).get("sound", {})
     unlike = {k: before[k] for k in ("mean", "std") if k in before and before[k] != getattr(sound, k)}
     return "".join(f"; it heard sound with {k} {v}, not {getattr(sound, k)}: see sound.{k}" for k, v in unlike.items())
-
-
-def _told(config: FinetuneConfig, loaded: LoadReport) -> str:
-    """What was loaded, in one sentence."""
-
-    def groups(names: Sequence[str]) -> str:
-        return ", ".join(dict.fromkeys(name.split(".")[0] for name in names)) or "nothing"
-
-    text = (
-        f"init {config.init}: {len(loaded.loaded)} tensors loaded into {groups(loaded.loaded)}, "
-        f"{len(loaded.new)} new ({groups(loaded.new)}), {len(loaded.left_over)} left over ({groups(loaded.left_over)})"
-    )
-    if loaded.differences:
-        told = ", ".join(f"{key} {its!r} -> {mine!r}" for key, (its, mine) in loaded.differences.items())
-        text += f"; the checkpoint had {told}"
-    return text

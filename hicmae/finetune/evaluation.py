@@ -17,7 +17,7 @@ from hicmae.datasets.fingerprint import differences
 from hicmae.datasets.index import Index
 from hicmae.datasets.sheet import strips_of
 from hicmae.finetune.building import DRAWS, report_of_classes, report_of_labels, report_of_numbers
-from hicmae.finetune.config import TaskConfig
+from hicmae.finetune.config import FinetuneConfig, TaskConfig
 from hicmae.finetune.cost import cost_of
 from hicmae.finetune.embedding import Features
 from hicmae.finetune.inputs import Inputs, Modality, sound_of
@@ -34,7 +34,17 @@ from hicmae.runtime.checkpoint import CHOSEN, CheckpointError, read_weights, wei
 from hicmae.runtime.dist import Place, process_group
 from hicmae.runtime.log import say
 
-__all__ = ["check_labelled", "evaluate", "headline", "load_classifier", "open_test", "report_on", "write_report"]
+__all__ = [
+    "check_labelled",
+    "evaluate",
+    "headline",
+    "load_classifier",
+    "measure",
+    "open_own",
+    "open_test",
+    "report_on",
+    "write_report",
+]
 
 CLASSIFIER = TaskConfig()
 Predict = Callable[..., tuple[NDArray[np.int64], NDArray[np.float64], list[tuple[str, str]]]]
@@ -140,6 +150,29 @@ def open_test(folders: Sequence[str | Path], labels: Sequence[str], model: str, 
     if task.kind == "joint":
         read_targets(index, task)
     return index
+
+
+def open_own(config: FinetuneConfig, folders: Sequence[str], labels: Sequence[str]) -> Index:
+    """Clips that a run measures itself on; where labels are learnt, theirs must be its `labels`.
+
+    Raises:
+        UserError: other labels, or none.
+    """
+    if not config.task.classed:
+        return open_test(folders, labels, "the training data", config.task)
+    for folder in folders:
+        index = Index.load(folder)
+        check_labelled(index)
+        names = index.classes
+        if set(names) != set(labels):
+            sides = {"only in training": set(labels) - set(names), "only in test": set(names) - set(labels)}
+            told = "; ".join(f"{side}: {', '.join(sorted(extra))}" for side, extra in sides.items() if extra)
+            raise UserError(
+                f"{folder} and {', '.join(config.data.train)} have other labels ({told}). The test labels are "
+                f"{', '.join(names) or 'none'}; the training labels are {', '.join(labels)}. Shard both with the same "
+                "--classes, or leave data.test empty and use hicmae evaluate, which allows classes without clips"
+            )
+    return open_test(folders, labels, "the training data", config.task)
 
 
 def check_labelled(index: Index) -> None:
@@ -347,3 +380,15 @@ def write_report(report: Report | ValueReport, folder: Path, log: Path | None, s
         raise UserError(f"{folder}: the report could not be written ({error.strerror}); choose another --out") from None
     if show:
         say(f"page: {page}")
+
+
+def measure(file: Path, test: Index, out: Path, place: Place, show: bool) -> None:
+    """Write the report on a checkpoint's weights into the run folder."""
+    model, meta = load_classifier(file)
+    report = report_on(model.to(place.device), meta, test, place, details=True, show=show)
+    if place.first:
+        ema = bool(meta.get("ema"))
+        write_report(report, out / ("evaluation-ema" if ema else "evaluation"), out / "log.jsonl", show)
+        if show:
+            found = f"{headline(report)}, {len(report.truth):,} clips{stamp_of(report.protocol)}"
+            say(f"{'averaged weights: ' if ema else ''}{found}")

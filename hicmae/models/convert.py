@@ -51,12 +51,10 @@ class LoadReport:
     """What the file says of itself (name, stage, args, labels, preprocessing, ...)."""
 
     def __str__(self) -> str:
-        lines = [f"{len(self.loaded)} tensors loaded, {len(self.new)} new, {len(self.left_over)} left over"]
-        for title, names in (("new", self.new), ("left over", self.left_over)):
-            if names:
-                lines.append(f"  {title}: {', '.join(sorted({_group(name) for name in names}))}")
-        lines += [f"  {key}: the file has {a!r}, the model {b!r}" for key, (a, b) in self.differences.items()]
-        return "\n".join(lines)
+        counted = (("tensors loaded", self.loaded), ("new", self.new), ("left over", self.left_over))
+        counts = (f"{len(names)} {what} ({_parts(names)})" for what, names in counted)
+        told = ", ".join(f"{key} {its!r} -> {mine!r}" for key, (its, mine) in self.differences.items())
+        return ", ".join(counts) + (f"; the checkpoint had {told}" if told else "")
 
 
 def read_published(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -140,8 +138,7 @@ def load_checkpoint(model: Model, path: str | Path, strict_head: bool = False) -
     loaded, new, used = _copy(path, model, state, args, strict_head)
     if not any(name.startswith(_TOWERS) for name in loaded):
         raise UserError(
-            f"{path}: has nothing for {model.name or type(model).__name__}; its tensors are "
-            f"{', '.join(sorted({_group(name) for name in state})) or 'none'}"
+            f"{path}: has nothing for {model.name or type(model).__name__}; its tensors are {_parts(list(state))}"
         )
     if not ours and isinstance(model, MaskedAutoencoder) and "decoder.norm.weight" in loaded:
         _keep_published_order(model)
@@ -223,10 +220,9 @@ def _published_args(namespace: Mapping[str, Any]) -> dict[str, Any]:
     return {} if pool is None else {"pool": pool}
 
 
-def _group(name: str) -> str:
-    """`encoder.blocks.3.attn.q_bias` -> `encoder.blocks`: short enough to read."""
-    parts = name.split(".")
-    return ".".join(parts[:2]) if parts[0].rstrip("_audio") in ("encoder", "decoder", "encoder_fusion") else parts[0]
+def _parts(names: list[str]) -> str:
+    """`encoder.blocks.3.attn.q_bias` is of `encoder`."""
+    return ", ".join(dict.fromkeys(name.split(".")[0] for name in names)) or "nothing"
 
 
 def _few(names: list[str]) -> str:

@@ -114,7 +114,7 @@ def test_what_was_loaded_is_told_in_one_sentence(
     run(changed(recipe, init=str(pretrained), loop__epochs=1, data__test=[]))
     told = capsys.readouterr().err
     line = next(line for line in told.splitlines() if line.startswith("init "))
-    assert "tensors loaded into encoder, 4 new (fc_norm, head)" in line
+    assert "tensors loaded (encoder), 4 new (fc_norm, head)" in line
     assert "left over (" in line and "decoder" in line and "mask_token" in line
     assert f"hicmae evaluate {recipe.out} --data DIR" in told
 
