@@ -53,7 +53,7 @@ NO_TRAINING = {
         "diagrams.py",
     ),
     *("picture.py", "rebuilt.py", "watch.py", "probing.py", "online.py"),
-    *("hub.py", "mirrors.py", "archives.py"),
+    *("recap.py", "hub.py", "mirrors.py", "archives.py"),
 }
 TRAINING_DATA = ("frames", "samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
 MACHINE_PATH = re.compile(r"(?<![\w.}$<~-])/(?:home|work|Users|root|mnt|scratch)/[\w.-]+|\b[A-Z]:\\Users\\")

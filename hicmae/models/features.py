@@ -36,12 +36,13 @@ class TowerFeatures(Model):
     def __init__(
         self,
         towers: Mapping[str, Any],
-        fusion: Fusion | None,
-        num_classes: int,
-        layers: Layers,
-        readout: Readout,
-        keep_temporal: bool,
-        init_scale: float | None,
+        fusion: Fusion | None = None,
+        *,
+        num_classes: int = 6,
+        layers: Layers = "weighted",
+        readout: Readout = "mean",
+        keep_temporal: bool = False,
+        init_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.modalities = tuple(towers)
@@ -120,18 +121,6 @@ class OneTower(TowerFeatures):
     Shapes:
         x: (B, 3, T, H, W) or (B, 1, F, K) -> (B, classes) or (B, T, classes)
     """
-
-    def __init__(
-        self,
-        towers: Mapping[str, Any],
-        *,
-        num_classes: int = 6,
-        layers: Layers = "weighted",
-        readout: Readout = "mean",
-        keep_temporal: bool = False,
-        init_scale: float | None = None,
-    ) -> None:
-        super().__init__(towers, None, num_classes, layers, readout, keep_temporal, init_scale)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, ...) -> (B, 2D) or (B, T, 2D), normed; D where `layers` is last."""

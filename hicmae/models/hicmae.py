@@ -146,7 +146,8 @@ class HiCMAE(TowerFeatures):
         keep_temporal: bool = False,
         init_scale: float | None = None,
     ) -> None:
-        super().__init__(towers, fusion, num_classes, layers, readout, keep_temporal, init_scale)
+        head: dict[str, Any] = {"num_classes": num_classes, "init_scale": init_scale, "keep_temporal": keep_temporal}
+        super().__init__(towers, fusion, layers=layers, readout=readout, **head)
         self.missing = missing
         if missing:
             for modality, tower in towers.items():

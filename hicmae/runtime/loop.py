@@ -21,6 +21,7 @@ from hicmae.runtime.engines import engine_for
 from hicmae.runtime.log import RunLog, UserError, progress, say
 from hicmae.runtime.meters import Recent, peak_flops
 from hicmae.runtime.optim import OptimConfig, cosine
+from hicmae.runtime.recap import recap
 from hicmae.runtime.transfer import to_device
 
 __all__ = ["Batch", "Fit", "Interrupted", "LoopConfig", "Objective", "Step", "Stream", "to_device"]
@@ -143,7 +144,7 @@ class Fit:
                     recent.wants_data()
             self._finish()
             if self.show:
-                say(log.summary())
+                say(recap(log.path))
         return checkpoint.folder_of(self.out, self.done)
 
     def _step(self, micro_batches: list[Batch], lr: float) -> dict[str, Tensor]:
