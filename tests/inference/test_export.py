@@ -184,7 +184,7 @@ def test_an_audio_visual_model_is_exported_as_it_is_without_sound(both: tuple[Lo
 
 @pytest.mark.slow
 def test_numbers_are_told_apart_from_probabilities(tmp_path: Path) -> None:
-    task = {"task": {"kind": "joint", "values": ["valence"]}, "labels": ["happy", "sad", "valence"]}
+    task = {"task": {"kind": "joint", "columns": ["valence"]}, "labels": ["happy", "sad", "valence"]}
     loaded = load_model(saved(tmp_path, "videomae_base", meta=task), device="cpu")
     done = export_model(loaded, tmp_path / "out")
     about = json.loads((done.out / "export.json").read_text())
