@@ -51,7 +51,9 @@ def build_model(config: PretrainConfig) -> Any:
     }
     try:
         known = model_arguments(config.model, "pretrain")
-        defaults = {name: size for name, size in sizes.items() if name in known}
+        defaults: dict[str, Any] = {name: size for name, size in sizes.items() if name in known}
+        if config.fidelity == "published" and "region" in known:
+            defaults["decoder_order"] = "published"
         return create_model(config.model, stage="pretrain", **{**defaults, **config.args})
     except (TypeError, ValueError) as error:
         raise configs.ConfigError(f"args: {error}") from None
@@ -140,8 +142,7 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
         configs.keep_recipe(config, out)
         if show:
             if run.left_out:
-                total = run.clips + run.left_out
-                say(f"{run.left_out:,} of {total:,} clips have no sound or a silent one: left out")
+                say(f"{run.left_out:,} of {run.clips + run.left_out:,} clips have no sound or a silent one: left out")
             size = sum(parameter.numel() for parameter in run.model.parameters())
             say(
                 f"{config.model}: {size:,} parameters; {run.clips:,} clips, {run.stream.steps_per_epoch} steps per "
@@ -160,13 +161,9 @@ def _run(config: PretrainConfig, place: Place, show: bool) -> Path:
             meta=run.meta,
             show=show,
             on_epoch=on_epoch,
-            clip_flops=_flops(run.model) if place.device.type == "cuda" else 0.0,
+            clip_flops=float(profile(run.model).executed_flops) if place.device.type == "cuda" else 0.0,
             listener=listener,
         ).run()
-
-
-def _flops(model: Any) -> float:
-    return float(profile(model.name, stage="pretrain", **model.args).executed_flops)
 
 
 def _audible(index: Index, model: str) -> Index:
@@ -182,8 +179,8 @@ def _audible(index: Index, model: str) -> Index:
 
 def _preprocessing(config: PretrainConfig, index: Index, sound: SoundConfig | None) -> dict[str, Any]:
     """How clips become input, for whoever uses the weights."""
-    stated = {**index.preprocessing, "frames": config.data.frames, "stride": config.data.stride}
-    stated["fingerprint"] = index.fingerprint
+    own = {"frames": config.data.frames, "stride": config.data.stride, "fingerprint": index.fingerprint}
+    stated = {**index.preprocessing, **own}
     if sound is not None:
         stated |= {"sound": dataclasses.asdict(sound), "sound_augment": dataclasses.asdict(config.sound_augment)}
     return stated

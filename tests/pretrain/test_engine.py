@@ -16,6 +16,7 @@ import torch
 from hicmae import configs
 from hicmae.datasets.shards import ShardConfig, write_shards
 from hicmae.pretrain import PretrainConfig, run
+from hicmae.pretrain.engine import build_model
 from hicmae.runtime import checkpoint
 from tests import processes
 from tests.media_files import video
@@ -52,6 +53,20 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def losses(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("options", "order"),
+    [
+        ((), "raster"),
+        (("--fidelity=published",), "published"),
+        (("--fidelity=published", "--args.decoder_order=raster"), "raster"),
+    ],
+)
+def test_fidelity_decides_in_which_order_the_decoder_gets_its_tokens(
+    tmp_path: Path, options: tuple[str, ...], order: str
+) -> None:
+    assert build_model(recipe(tmp_path, tmp_path / "run", *options)).decoder_order == order
 
 
 def test_a_recipe_becomes_a_checkpoint_that_describes_itself(shards: Path, tmp_path: Path) -> None:
