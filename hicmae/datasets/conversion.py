@@ -52,10 +52,17 @@ def are_shards(inputs: Sequence[Any]) -> bool:
         UserError: one of several inputs is.
     """
     places = [place_of(each) for each in inputs if isinstance(each, str | Path | Remote)]
-    found = [place for place in places if isinstance(place, Remote) or (place / "index.json").is_file()]
+    found = [place for place in places if isinstance(place, Remote) or _holds_index(place)]
     if found and len(inputs) > 1:
         raise UserError(f"{found[0]} holds shards: convert one folder of them at a time, without other inputs")
     return bool(found)
+
+
+def _holds_index(folder: Path) -> bool:
+    try:
+        return (folder / "index.json").is_file()
+    except PermissionError:  # told by whoever lists it
+        return False
 
 
 def stored(folder: str | Path, config: ShardConfig) -> tuple[list[Item], ShardConfig, dict[str, Any]]:

@@ -23,7 +23,8 @@ __all__ = [
 
 def masked_mse(pred: Tensor, target: Tensor) -> Tensor:
     """Mean squared error over hidden tokens; (B, M, P), (B, M, P) -> ()."""
-    return F.mse_loss(pred.to(target.dtype), target)
+    kind = torch.promote_types(pred.dtype, target.dtype)
+    return F.mse_loss(pred.to(kind), target.to(kind))
 
 
 def split_mse(pred: Tensor, target: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:

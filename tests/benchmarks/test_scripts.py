@@ -25,8 +25,8 @@ def test_the_start_of_processes_is_measured_beside_a_bare_interpreter() -> None:
 
 
 def test_growth_is_measured_of_both_encoders() -> None:
-    shape = {"dim": 32, "depth": 1, "heads": 2, "size": 32}
-    rows = scaling.measure(2, CPU, frames=(4, 16), shape=shape, show=False)
+    shape = {"dim": 32, "depth": 1, "heads": 2, "size": 64}
+    rows = scaling.measure(2, CPU, frames=(4, 64), shape=shape, show=False)
     grown = [row for row in rows if row.measure == "growth of time"]
     assert [(row.target, row.better) for row in grown] == [(4.3, "lower"), (6.0, "higher")]
     assert all(row.value > 1 for row in grown)
