@@ -54,6 +54,7 @@ class Decoder(nn.Module):
         seen = gather(pos, parts.visible)  # (B, V, C)
         x = torch.cat([x + seen, mask_token.to(x.dtype) + gather(pos, parts.hidden)], dim=1)  # (B, V+M, C)
         for i, block in enumerate(self.blocks):
-            read = hidden if i == len(self.blocks) - 1 and self.keep == "hidden" else None
-            x = block(x, skips[-i] + seen, last=read) if i and self.skips else block(x, last=read)
+            memory = (skips[-i] + seen,) if i and self.skips else ()
+            read = {"last": hidden} if i == len(self.blocks) - 1 and self.keep == "hidden" else {}
+            x = block(x, *memory, **read)
         return self.head(self.norm(x[:, -hidden:]))  # (B, M, P)

@@ -45,10 +45,8 @@ def run(config: PretrainConfig, *, show: bool = True) -> Path:
 def build_model(config: PretrainConfig) -> Any:
     """The masked autoencoder a recipe describes, its weights drawn from the recipe's seed."""
     torch.manual_seed(config.seed)
-    sizes = {
-        **{"frames": config.data.frames, "size": config.data.size},
-        **{"audio_frames": config.sound.length, "mels": config.sound.bins},
-    }
+    sizes = {"frames": config.data.frames, "size": config.data.size}
+    sizes |= {"audio_frames": config.sound.length, "mels": config.sound.bins}
     try:
         known = model_arguments(config.model, "pretrain")
         defaults: dict[str, Any] = {name: size for name, size in sizes.items() if name in known}

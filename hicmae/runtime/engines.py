@@ -112,9 +112,8 @@ class Engine:
     def autocast(self) -> Iterator[None]:
         """Around an objective."""
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        cast = torch.autocast(
-            self.place.device.type, kind, enabled=kind is not None, cache_enabled=not self.loop.graphs
-        )
+        on, cached = self.place.device.type, not self.loop.graphs
+        cast = torch.autocast(on, kind, enabled=kind is not None, cache_enabled=cached)
         with cast, offloaded() if self.loop.offload else contextlib.nullcontext():
             yield
 
@@ -304,7 +303,12 @@ def offloaded() -> contextlib.AbstractContextManager[Any]:
 def _capture(model: nn.Module, once: Callable[[], Tensor]) -> None:
     """Record every block that `once` passes through, forward and backward, as CUDA graphs of inputs of these shapes."""
     inputs: dict[nn.Module, tuple[Tensor, ...]] = {}  # in the order of calls, in which graphs must be replayed
-    hooks = [block.register_forward_pre_hook(inputs.__setitem__) for block in blocks_of(model)]
+
+    def note(block: nn.Module, given: tuple[Tensor, ...], more: dict[str, Any]) -> None:
+        if not more:  # a graph takes tensors alone
+            inputs[block] = given
+
+    hooks = [block.register_forward_pre_hook(note, with_kwargs=True) for block in blocks_of(model)]
     once()
     for hook in hooks:
         hook.remove()

@@ -110,8 +110,8 @@ class Fit:
         bar = progress(total=self.steps, initial=self.done, desc="train", unit="step", show=self.show)
         hardware = self.place.hardware
         log = RunLog(self.out, self.listener, write=self.place.first, resume_step=self.done, device=hardware)
-        fresh = True
-        with log, _signals(self), contact(self.place, self._where), self.writer, bar:
+        fresh, where = True, lambda: f" at step {self.done} of {self.steps}"
+        with log, _signals(self), contact(self.place, where), self.writer, bar:
             recent = Recent(self.place.device)
             while self.done < self.steps:
                 epoch, start = divmod(self.done, per_epoch)
@@ -244,9 +244,6 @@ class Fit:
         if asked >= _FAILED:
             self._finish()
         return bool(asked)
-
-    def _where(self) -> str:
-        return f" at step {self.done} of {self.steps}"
 
     @contextlib.contextmanager
     def _undisturbed_rng(self) -> Iterator[None]:
