@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Boxes", "Person", "WindowPrediction", "mean", "plain", "shortly"]
+__all__ = ["Averaged", "Boxes", "Person", "WindowPrediction", "mean", "plain", "shortly"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,21 +69,10 @@ class Boxes:
         return f"<Boxes of {len(self.times)} frames in {len(self.spans)} stretch{'es' * (len(self.spans) != 1)}>"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Person:
-    """One face that was followed, and what the model makes of it over time.
+class Averaged:
+    """What windows say as a whole."""
 
-    A face that comes back within 2 s at its place, in its size and with its looks is the same person. Nothing
-    recognises who somebody is: who leaves the picture and returns later, or in another shot, is a new person.
-    """
-
-    name: str
-    """`person 1`, `person 2`, … in the order in which they appear."""
     windows: tuple[WindowPrediction, ...]
-    """In order of time; they overlap, and where the face is not seen there are none."""
-    boxes: Boxes
-    look: bytes = b""
-    """The square as it was cut out, about the middle of the time: a JPEG of at most 128 x 128 pixels."""
 
     @property
     def probabilities(self) -> dict[str, float]:
@@ -100,6 +89,23 @@ class Person:
         """The most probable label of all the time; None for a model that gives numbers alone."""
         probabilities = self.probabilities
         return max(probabilities, key=probabilities.__getitem__, default=None)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Person(Averaged):
+    """One face that was followed, and what the model makes of it over time.
+
+    A face that comes back within 2 s at its place, in its size and with its looks is the same person. Nothing
+    recognises who somebody is: who leaves the picture and returns later, or in another shot, is a new person.
+    """
+
+    name: str
+    """`person 1`, `person 2`, … in the order in which they appear."""
+    windows: tuple[WindowPrediction, ...]
+    """In order of time; they overlap, and where the face is not seen there are none."""
+    boxes: Boxes
+    look: bytes = b""
+    """The square as it was cut out, about the middle of the time: a JPEG of at most 128 x 128 pixels."""
 
     @property
     def seconds(self) -> float:

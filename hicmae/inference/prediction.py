@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hicmae.configs.errors import UserError
-from hicmae.inference.people import Person, WindowPrediction, mean, plain, shortly
+from hicmae.inference.people import Averaged, Person, WindowPrediction, plain, shortly
 
 if TYPE_CHECKING:
     import pandas
@@ -16,7 +16,7 @@ __all__ = ["Prediction", "columns", "rows"]
 
 
 @dataclass(frozen=True, repr=False)
-class Prediction:
+class Prediction(Averaged):
     """What a model makes of a video.
 
     >>> parts = (WindowPrediction(0.0, 2.0, {"happy": 0.75, "sad": 0.25}),
@@ -37,22 +37,6 @@ class Prediction:
     faces are not followed. `windows` are those of the faces that the checkpoint's recipe takes of several."""
     span: tuple[float, float] | None = None
     """Seconds on the file's clock at which the video begins and ends."""
-
-    @property
-    def probabilities(self) -> dict[str, float]:
-        """Mean over the windows, by label in the checkpoint's order."""
-        return mean([window.probabilities for window in self.windows])
-
-    @property
-    def values(self) -> dict[str, float]:
-        """Mean over the windows of the numbers by name."""
-        return mean([window.values for window in self.windows])
-
-    @property
-    def label(self) -> str | None:
-        """The most probable label of the whole clip; None for a model that gives numbers alone."""
-        probabilities = self.probabilities
-        return max(probabilities, key=probabilities.__getitem__, default=None)
 
     @property
     def seconds(self) -> float:
