@@ -50,7 +50,7 @@ def build_model(config: PretrainConfig) -> Any:
     try:
         known = model_arguments(config.model, "pretrain")
         defaults: dict[str, Any] = {name: size for name, size in sizes.items() if name in known}
-        if config.fidelity == "published" and "region" in known:
+        if config.fidelity == "published" and {"region", "decoder_order"} <= known.keys():
             defaults["decoder_order"] = "published"
         return create_model(config.model, stage="pretrain", **{**defaults, **config.args})
     except (TypeError, ValueError) as error:

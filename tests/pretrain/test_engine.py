@@ -69,6 +69,14 @@ def test_fidelity_decides_in_which_order_the_decoder_gets_its_tokens(
     assert build_model(recipe(tmp_path, tmp_path / "run", *options)).decoder_order == order
 
 
+@pytest.mark.parametrize("name", configs.names("pretrain"))
+def test_the_model_of_every_shipped_recipe_can_be_built(name: str) -> None:
+    with torch.device("meta"):
+        built = build_model(configs.load(PretrainConfig, configs.resolve(name, "pretrain")))
+    published = name.startswith("mae_dfer_voxceleb2")
+    assert getattr(built, "decoder_order", "raster") == ("published" if published else "raster")
+
+
 def test_a_recipe_becomes_a_checkpoint_that_describes_itself(shards: Path, tmp_path: Path) -> None:
     folder = run(recipe(shards, tmp_path), show=False)
     _, meta = checkpoint.read_weights(folder / "weights.safetensors")
