@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from hicmae.datasets.media import MediaError
 from hicmae.datasets.sidecars import FORMAT, read_head
 from hicmae.datasets.strips import ShardConfig, samples_of
 
-__all__ = ["Job", "digest", "recorded", "replacing", "run_jobs", "write_shard", "write_text", "writing"]
+__all__ = ["Job", "digest", "in_processes", "recorded", "replacing", "run_jobs", "write_shard", "write_text", "writing"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def run_jobs(jobs: Sequence[Job], bar: Any, *, workers: int = 0, engine: str = "
     if engine == "ray" and jobs:
         finished = _on_ray(jobs)
     elif workers > 1 and len(jobs) > 1:
-        finished = _in_processes(jobs, workers)
+        finished = in_processes(write_shard, jobs, workers)
     else:
         return [write_shard(job, bar) for job in jobs]
     heads = []
@@ -95,10 +95,22 @@ def _skipped(count: int) -> str:
     return f"{count} skipped" if count else ""
 
 
-def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
-    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+def in_processes(
+    work: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    workers: int,
+    begin: Callable[..., None] | None = None,
+    given: tuple[Any, ...] = (),
+) -> Iterator[tuple[Any, Any]]:
+    """Jobs and what `work` made of each, as they end, in at most `workers` processes that `begin(*given)` first.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=begin, initargs=given) as pool:
         try:
-            waiting = {pool.submit(write_shard, job): job for job in jobs}
+            waiting = {pool.submit(work, job): job for job in jobs}
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
         except BrokenProcessPool as error:

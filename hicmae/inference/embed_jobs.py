@@ -8,17 +8,14 @@ there.
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hicmae.configs.errors import UserError
 from hicmae.datasets.index import Index
-from hicmae.datasets.jobs import digest, write_text, writing
+from hicmae.datasets.jobs import digest, in_processes, write_text, writing
 from hicmae.datasets.listing import Item, find_videos, is_list, read_list
 from hicmae.datasets.media import MediaError
 from hicmae.datasets.samples import SampleError
@@ -342,23 +339,10 @@ def _work(
                 bad += _do(job, embedder, bar)
                 bar.set_postfix_str(f"{bad} skipped" if bad else "", refresh=False)
             return
-        context = multiprocessing.get_context("spawn")
-        given = (checkpoint, settings, workers)
-        with ProcessPoolExecutor(min(workers, len(todo)), context, initializer=_begin, initargs=given) as pool:
-            try:
-                waiting = {pool.submit(_do_there, job): job for job in todo}
-                for future in as_completed(waiting):
-                    bad += future.result()
-                    bar.set_postfix_str(f"{bad} skipped" if bad else "", refresh=False)
-                    bar.update(len(waiting[future].clips))
-            except BrokenProcessPool as error:
-                raise UserError(
-                    "a worker was killed, perhaps for want of memory; give the same command again, with fewer workers: "
-                    "what is finished is kept"
-                ) from error
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        for job, skipped in in_processes(_do_there, todo, workers, _begin, (checkpoint, settings, workers)):
+            bad += skipped
+            bar.set_postfix_str(f"{bad} skipped" if bad else "", refresh=False)
+            bar.update(len(job.clips))
 
 
 def _do(job: _Job, embedder: Embedder, bar: Any = None) -> int:
