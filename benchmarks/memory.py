@@ -60,6 +60,7 @@ class Kept:
 
     def see(self, tensor: Tensor) -> Tensor:
         """The hook that is called with every tensor saved."""
+        tensor = tensor.detach()  # the graph holds this hook: holding its outputs in turn would never free either
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._own and storage.data_ptr() not in self._held:
             self._held[storage.data_ptr()] = tensor

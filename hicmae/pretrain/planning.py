@@ -115,6 +115,7 @@ def activations(config: PretrainConfig, run: Any, clips: int) -> float:
     inside = 0  # blocks that are computed again keep their inputs alone
 
     def keep(x: Tensor) -> Tensor:
+        x = x.detach()  # the graph holds this hook: holding the graph's outputs in turn would never free either
         storage = x.untyped_storage()
         if not inside and storage.data_ptr() not in own:
             seen[storage.data_ptr()] = (storage.nbytes(), x)  # held, or another would get its address

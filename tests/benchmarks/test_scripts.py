@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,18 @@ def test_growth_is_measured_of_both_encoders() -> None:
 
 def test_what_is_kept_for_the_backward_pass_is_counted_once_and_without_weights() -> None:
     layer, x = torch.nn.Linear(16, 32), torch.randn(8, 16)
+    made: list[weakref.ref[torch.Tensor]] = []
 
     def loss() -> torch.Tensor:
         y = layer(x)  # keeps x
+        made.append(weakref.ref(y))
         return (F.gelu(y) + F.gelu(y)).sum()  # keeps y, once
 
     found = memory.kept(layer, loss)
     assert found.bytes == 4 * (8 * 16 + 8 * 32)
     assert "8x32" in found.largest(1)
+    del found
+    assert made[0]() is None  # nothing outlives the count
 
 
 def test_memory_is_measured_of_all_systems_and_the_switch_pays() -> None:

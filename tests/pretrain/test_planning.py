@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
 from hicmae import configs
 from hicmae.datasets.shards import ShardConfig, write_shards
@@ -48,6 +50,20 @@ def test_engines_and_recomputing_save_what_they_are_for(shards: Path, tmp_path: 
     alone = sizes(told(shards, tmp_path, *large))
     again = sizes(told(shards, tmp_path, *large, "--loop.recompute=true"))
     assert again["single"] < alone["single"]
+
+
+def test_activations_that_were_counted_are_let_go(shards: Path, tmp_path: Path) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def remember(_: torch.nn.Module, __: object, out: object) -> None:
+        made.extend(weakref.ref(x) for x in [out] if isinstance(x, torch.Tensor))
+
+    hook = torch.nn.modules.module.register_module_forward_hook(remember)
+    try:
+        told(shards, tmp_path)
+    finally:
+        hook.remove()
+    assert made and not [ref for ref in made if ref() is not None]
 
 
 def test_a_batch_that_cannot_be_divided_and_absent_shards_are_told(shards: Path, tmp_path: Path) -> None:
