@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from hicmae.models.products import library, linear, products_by
 from hicmae.runtime.log import UserError, progress, say
 
 __all__ = [
@@ -151,20 +152,32 @@ def clock_for(device: torch.device | str) -> Clock:
 
 
 class MatrixProduct:
-    """The product of two large square matrices: what the machine can do, to be timed beside what a model does."""
+    """The product of two large square matrices: what the machine can do, to be timed beside what a model does.
+
+    `library` computes it: PyTorch's choice, or oneDNN (fp32 on a CPU; see `hicmae.models.products`).
+    """
 
     def __init__(
-        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", size: int | None = None
+        self,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        size: int | None = None,
+        library: Literal["onednn", "torch"] = "torch",
     ) -> None:
         size = size or (8192 if torch.device(device).type == "cuda" else 2048)
         generator = torch.Generator().manual_seed(0)
         self.a, self.b = (torch.randn(size, size, generator=generator).to(device, dtype) for _ in range(2))
         self.out = torch.empty_like(self.a)
+        self.library = library
         self.flops = 2.0 * size**3
 
     def __call__(self) -> None:
         """Multiply once."""
-        torch.mm(self.a, self.b, out=self.out)
+        if self.library == "torch":
+            torch.mm(self.a, self.b, out=self.out)
+            return
+        with products_by(self.library):
+            linear(self.a, self.b)
 
 
 def matrix_rate(
@@ -231,6 +244,7 @@ def hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "products": library(),
     }
     if torch.device(device).type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from benchmarks.plain import adamw as loop_adamw
 from benchmarks.systems import STAGES, SYSTEMS, Twins, twins
 from hicmae.datasets.transforms import normalise
 from hicmae.models import create_model
+from hicmae.models.products import library, products_by
 from hicmae.models.profile import profile
 from hicmae.runtime.log import UserError, say
 from hicmae.runtime.optim import OptimConfig, adamw, parameter_groups
@@ -43,6 +44,8 @@ RATIOS = {
 FRACTIONS = {("pretrain", name): 0.80 for name in SYSTEMS} | {("finetune", "mae_dfer_base"): 0.88}
 GPU_FRACTIONS = {"pretrain": 0.40, "finetune": 0.50}
 AGAINST_VIDEOMAE = {160: 1.8, 224: 2.0}
+
+BY_TORCH, ONEDNN = "ours, PyTorch's products", "oneDNN's matrix product"
 
 Step = Callable[[], None]
 
@@ -70,6 +73,8 @@ def steps(pairs: int, batch: int, quick: bool, show: bool) -> Iterator[Row]:
         for name, system in SYSTEMS.items():
             pair = twins(name, stage, batch, quick=quick)
             works = {"ours": step(pair.model, pair.ours), "plain": step(pair.twin, pair.theirs), MATRIX: _matrix(quick)}
+            if other := library() == "onednn":
+                works |= {BY_TORCH: by_torch(works["ours"]), ONEDNN: _matrix(quick, "onednn")}
             whole = (stage, name) == ("pretrain", "mae_dfer_base")
             if whole:
                 works |= _with_optimiser(pair) | {"ours, forward": _forward(pair.ours), "plain, forward": pair.theirs}
@@ -84,9 +89,16 @@ def steps(pairs: int, batch: int, quick: bool, show: bool) -> Iterator[Row]:
                 yield row(
                     f"{of_stage} forward with targets", system, found.ratio("plain, forward", "ours, forward"), 1.25
                 )
+            if other:
+                measure = f"{of_stage} step, forward + backward, PyTorch's products in both"
+                yield row(measure, system, found.ratio("plain", BY_TORCH))
             cost, clips = profile(pair.model, stage, mask=_hidden(quick)), 3.0 * batch
             goal, rate = FRACTIONS.get((stage, name)), f"fraction of the matrix-product rate, {of_stage}"
-            yield row(rate, system, found.fraction("ours", clips * cost.executed_flops), goal, unit="")
+            executed = clips * cost.executed_flops
+            yield row(rate, system, found.fraction("ours", executed), goal, unit="")
+            if other:
+                yield row(f"{rate}, of oneDNN's", system, found.fraction("ours", executed, ONEDNN), goal, unit="")
+                yield row(f"{rate}, PyTorch's in both", system, found.fraction(BY_TORCH, executed), unit="")
             # what it multiplies, the surplus included: this near the limit it runs already
             fraction = found.fraction("plain", clips * cost.flops)
             yield row(rate, f"{system}, plain formulation", fraction, unit="")
@@ -172,8 +184,18 @@ def _hidden(quick: bool) -> float:
     return 0.75 if quick else 0.9
 
 
-def _matrix(quick: bool) -> MatrixProduct:
-    return MatrixProduct(size=128 if quick else None)
+def _matrix(quick: bool, by: Literal["onednn", "torch"] = "torch") -> MatrixProduct:
+    return MatrixProduct(size=256 if quick else None, library=by)
+
+
+def by_torch(work: Step) -> Step:
+    """The same with PyTorch's own choice of library for every product."""
+
+    def run() -> None:
+        with products_by("torch"):
+            work()
+
+    return run
 
 
 def _forward(loss: Callable[[], Tensor]) -> Step:

@@ -54,6 +54,7 @@ NO_TRAINING = {
     ),
     *("picture.py", "rebuilt.py", "watch.py", "probing.py", "online.py"),
     *("recap.py", "hub.py", "mirrors.py", "archives.py"),
+    "convert.py",  # reads others' checkpoints, before the first step
 }
 TRAINING_DATA = ("frames", "samples", "store", "pipeline", "sampling", "transforms", "draws", "policy", "fbank")
 MACHINE_PATH = re.compile(r"(?<![\w.}$<~-])/(?:home|work|Users|root|mnt|scratch)/[\w.-]+|\b[A-Z]:\\Users\\")

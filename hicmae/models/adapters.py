@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hicmae.configs.errors import UserError
 from hicmae.models.base import Model
 from hicmae.models.blocks import Attention
+from hicmae.models.products import LINEAR
 
 __all__ = ["add_adapters", "plain_weights"]
 
@@ -32,7 +33,7 @@ def add_adapters(model: Model, parts: Sequence[str], *, rank: int, alpha: float,
     names = [
         name
         for name, layer in parents.items()
-        if type(layer) is nn.Linear and name.startswith(inside) and layer.weight.requires_grad
+        if type(layer) in LINEAR and name.startswith(inside) and layer.weight.requires_grad
         if everywhere or isinstance(parents[name.rpartition(".")[0]], Attention)
     ]
     learning = {name for name, p in model.named_parameters() if p.requires_grad and not name.startswith(inside)}

@@ -14,6 +14,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hicmae.models.products import LINEAR, Linear, linear
+
 __all__ = [
     "Attention",
     "Block",
@@ -39,15 +41,15 @@ def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
     return type(layer) in kinds and (not (layer._forward_pre_hooks or layer._forward_hooks) or torch.jit.is_tracing())
 
 
-def affine(linear: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
-    """`linear(x) + bias` for a `linear` without a bias of its own.
+def affine(layer: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
+    """`layer(x) + bias` for a linear `layer` without a bias of its own.
 
-    Exactly an `nn.Linear` takes the bias into the same kernel; anything in its place (an adapter, a quantised or
-    pruned layer) is called as a module.
+    A linear layer and nothing more takes the bias into the same kernel; anything in its place (an adapter, a
+    quantised or pruned layer) is called as a module.
     """
-    if is_plain(linear, nn.Linear) and linear.bias is None:
-        return F.linear(x, linear.weight, bias)
-    y = linear(x)
+    if is_plain(layer, *LINEAR) and layer.bias is None:
+        return linear(x, layer.weight, bias)
+    y = layer(x)
     return y + bias.to(y.dtype)
 
 
@@ -81,11 +83,11 @@ class Attention(nn.Module):
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         if fused:
-            self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+            self.qkv = Linear(dim, 3 * dim, bias=False)
         else:
-            self.q = nn.Linear(dim, dim, bias=False)
-            self.kv = nn.Linear(dim if memory_dim is None else memory_dim, 2 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim)
+            self.q = Linear(dim, dim, bias=False)
+            self.kv = Linear(dim if memory_dim is None else memory_dim, 2 * dim, bias=False)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, memory: Tensor | None = None, last: int | None = None) -> Tensor:
         """(B, N, D), memory (B, M, memory_dim) -> (B, N, D), or (B, last, D) of the last tokens alone."""
@@ -112,7 +114,7 @@ class Attention(nn.Module):
         """Whether folding at least halves the multiplications that depend on N, and no adapter stands in the way."""
         dim = self.proj.in_features
         cheap = 2 * m * (dim + n * (self.heads - 1)) <= n * dim
-        return self.fold and cheap and is_plain(self.q, nn.Linear) and is_plain(self.proj, nn.Linear)
+        return self.fold and cheap and is_plain(self.q, *LINEAR) and is_plain(self.proj, *LINEAR)
 
     def _folded(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(Wq x + b) k = x (Wq' k) + b k, and the sum of P (a v) over heads is that of a (P v); k, v are (B, M, D)."""
@@ -137,9 +139,9 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = Linear(dim, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim if out is None else out)
+        self.fc2 = Linear(hidden, dim if out is None else out)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., out)."""
@@ -199,9 +201,26 @@ class CrossSelfBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+class _DropPath(DropPath):
+    """timm's with the rate in a tensor, so that blocks of different rates share one compiled graph."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)
+        self.register_buffer("keep", torch.tensor(1 - rate), persistent=False)
+
+    keep: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...)."""
+        if not self.training:
+            return x
+        kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) < self.keep
+        return x * (kept / self.keep).to(x.dtype)
+
+
 def path(rate: float) -> nn.Module:
     """Stochastic depth per sample, scaled by 1 / keep; nothing at all when `rate` is 0."""
-    return DropPath(rate) if rate > 0 else nn.Identity()
+    return _DropPath(rate) if rate > 0 else nn.Identity()
 
 
 def rates(drop_path: float, depth: int) -> list[float]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hicmae.models.blocks import Block, CrossSelfBlock, LayerNorm
+from hicmae.models.products import Linear
 from hicmae.models.tokens import Parts, gather, sinusoid
 
 __all__ = ["Decoder"]
@@ -42,7 +43,7 @@ class Decoder(nn.Module):
         later = CrossSelfBlock if skips else Block
         self.blocks = nn.ModuleList((Block if i == 0 else later)(dim, heads, mlp_ratio) for i in range(depth))
         self.norm = LayerNorm(dim)
-        self.head = nn.Linear(dim, out)
+        self.head = Linear(dim, out)
         self.register_buffer("pos", sinusoid(tokens, dim), persistent=False)
 
     def forward(self, x: Tensor, mask_token: Tensor, parts: Parts, skips: Sequence[Tensor] = ()) -> Tensor:

@@ -14,6 +14,7 @@ from hicmae.models.base import Model
 from hicmae.models.blocks import init_tokens, init_weights
 from hicmae.models.decoder import Decoder
 from hicmae.models.encoder import Encoder
+from hicmae.models.products import Linear
 from hicmae.models.tokens import Parts, split
 
 __all__ = ["SUFFIX", "MaskedAutoencoder", "Reconstruction"]
@@ -82,7 +83,7 @@ class MaskedAutoencoder(Model):
             setattr(self, f"encoder{end}", encoder)
             setattr(self, f"decoder{end}", decoder)
             # keeps PyTorch's default initialisation, as published
-            setattr(self, f"encoder_to_decoder{end}", nn.Linear(encoder.dim, decoder_dim, bias=False))
+            setattr(self, f"encoder_to_decoder{end}", Linear(encoder.dim, decoder_dim, bias=False))
             self.describe(modality, encoder)
             encoder.init_weights("pretrain")
             init_weights(decoder, "pretrain")

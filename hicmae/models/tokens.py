@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hicmae.models.blocks import is_plain
+from hicmae.models.products import linear
 
 __all__ = ["Parts", "PatchEmbed", "gather", "grid_of", "sinusoid", "split"]
 
@@ -65,7 +65,7 @@ class PatchEmbed(nn.Module):
             batch = torch.arange(x.shape[0], device=x.device)[:, None]  # (B, 1)
             patches = patches[tuple([batch, *self._unravel(index)])]  # (B, V, C, *patch)
         if is_plain(self.proj, nn.Conv2d, nn.Conv3d):
-            return F.linear(patches.flatten(2), self.proj.weight.flatten(1), self.proj.bias)  # (B, V, D)
+            return linear(patches.flatten(2), self.proj.weight.flatten(1), self.proj.bias)  # (B, V, D)
         return self.proj(patches.flatten(0, 1)).flatten(1).unflatten(0, patches.shape[:2])
 
     def _patches(self, x: Tensor) -> Tensor:

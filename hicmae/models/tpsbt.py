@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hicmae.models.blocks import Block, CrossSelfBlock, LayerNorm, Mlp, is_plain, rates
 from hicmae.models.encoder import Encoded, Encoder
+from hicmae.models.products import linear
 
 __all__ = ["TPSBT", "SpatialBottleneck"]
 
@@ -156,7 +156,7 @@ class TPSBT(Encoder):
         conv: Any = self.temporal_downsamples[step]
         if is_plain(conv, nn.Conv1d):  # a linear map of each pair
             weight = conv.weight.transpose(1, 2).flatten(1)  # (D, 2D)
-            return F.linear(pairs.transpose(2, 3).flatten(3), weight, conv.bias)
+            return linear(pairs.transpose(2, 3).flatten(3), weight, conv.bias)
         series = x.permute(0, 2, 3, 1)  # (B, S, D, T)
         return conv(series.flatten(0, 1)).unflatten(0, series.shape[:2]).permute(0, 3, 1, 2)
 

@@ -7,24 +7,32 @@ import torch
 from benchmarks import step
 from benchmarks.systems import SYSTEMS, twins
 
+from hicmae.models.products import Library, products_by
 
-def test_a_system_is_measured_by_step_optimiser_forward_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.mark.parametrize("by", ["torch", "onednn"])
+def test_a_system_is_measured_by_step_optimiser_forward_and_rate(by: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "SYSTEMS", {"mae_dfer_base": "MAE-DFER"})
     monkeypatch.setattr(step, "STAGES", {"pretrain": "pretraining"})
-    rows = list(step.steps(1, 2, True, False))
+    with products_by(by):
+        rows = list(step.steps(1, 2, True, False))
+    rate, others = "fraction of the matrix-product rate, pretraining", by == "onednn"
     assert [(row.measure, row.target) for row in rows] == [
         ("pretraining step, forward + backward", 1.15),
         ("pretraining step with optimiser", 1.30),
         ("pretraining forward with targets", 1.25),
-        ("fraction of the matrix-product rate, pretraining", 0.80),
-        ("fraction of the matrix-product rate, pretraining", None),
+        *([("pretraining step, forward + backward, PyTorch's products in both", None)] if others else []),
+        (rate, 0.80),
+        *([(f"{rate}, of oneDNN's", 0.80), (f"{rate}, PyTorch's in both", None)] if others else []),
+        (rate, None),
     ]
     assert all(row.value > 0 for row in rows)
 
 
 @pytest.mark.slow
 def test_every_system_is_measured_in_both_stages() -> None:
-    rows = list(step.steps(1, 2, True, False))
+    with products_by("torch"):
+        rows = list(step.steps(1, 2, True, False))
     ratios = {(row.measure, row.what): row.target for row in rows if row.target is not None and row.unit == "x"}
     assert ratios == {
         ("pretraining step, forward + backward", "MAE-DFER"): 1.15,

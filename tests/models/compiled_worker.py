@@ -46,6 +46,7 @@ def check(name: str) -> None:
     kinds = ["video", "audio"][: len(inputs)]
     masks = [fixtures_io.mask(fixture, kind) for kind in kinds] if pretrains else []
     for dtype, limit in LIMITS.items():
+        torch.compiler.reset()  # a run has one precision
         half = dtype == torch.bfloat16
         with torch.set_grad_enabled(pretrains and not half), torch.autocast("cpu", dtype, enabled=half):
             out = m(*inputs, *masks)

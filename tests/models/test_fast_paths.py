@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from hicmae.models import create_model
-from hicmae.models.blocks import Attention
+from hicmae.models.blocks import Attention, path
 from hicmae.models.decoder import Decoder
 from hicmae.models.lgi import LGIBlock
+from hicmae.runtime.engines import blocks_of
 from tests import fixtures_io
 from tests.models import recorded, small
 from tests.models.test_published import AUTOENCODERS, CLASSIFIERS
@@ -132,3 +134,28 @@ def test_attention_in_bf16_on_a_cpu_is_the_fused_kernels_to_its_precision() -> N
         fused = attention.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         own = attention(x)
     torch.testing.assert_close(own, fused, rtol=0.02, atol=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler's own
+@pytest.mark.parametrize("name", ["mae_dfer_base", "svfap_base", "videomae_base"])
+def test_blocks_of_many_drop_path_rates_share_compiled_graphs(name: str) -> None:
+    m = small.build(name, num_classes=3, drop_path=0.3, **({} if name == "svfap_base" else {"depth": 10})).train()
+    torch.compiler.reset()
+    before = counters["frames"]["total"]
+    for block in blocks_of(m):
+        block.compile(backend="eager")
+    for _ in range(2):
+        m(*small.inputs(name)).sum().backward()
+    assert not counters["graph_break"]
+    assert counters["frames"]["ok"] == counters["frames"]["total"] <= before + 8
+    torch.compiler.reset()
+
+
+def test_a_dropped_path_is_scaled_by_what_is_kept() -> None:
+    torch.manual_seed(0)
+    layer, x = path(0.25).train(), torch.ones(4000, 1, 2)
+    out = layer(x)
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert float((out[:, 0, 0] > 0).float().mean()) == pytest.approx(0.75, abs=0.03)
+    assert torch.equal(out[:, 0, 0], out[:, 0, 1])  # a sample as a whole
+    assert torch.equal(layer.eval()(x), x)
