@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from hicmae.datasets.limits import MediaLimits
+
 __all__ = ["Format", "Frames", "JpegStrip", "RawFrames", "SampleError", "VideoFrames", "checksum"]
 
 Format = Literal["jpeg", "mp4", "raw"]
@@ -68,11 +70,21 @@ class JpegStrip(Frames):
             raise SampleError("its frame offsets and times do not fit each other")
         if offsets[-1] != len(data):
             raise SampleError(f"its frames take {len(data)} bytes, not {offsets[-1]}")
-        self.data, self.offsets = memoryview(data), offsets
+        self.data, self.offsets, self.limits = memoryview(data), offsets, MediaLimits.current()
 
     def coded(self, i: int) -> Tensor:
-        """The JPEG of frame i, (bytes,) uint8."""
-        return torch.frombuffer(bytearray(self.data[self.offsets[i] : self.offsets[i + 1]]), dtype=torch.uint8)
+        """The JPEG of frame i, (bytes,) uint8.
+
+        Raises:
+            SampleError: its head is none, or declares more pixels than are read (`MediaLimits`).
+        """
+        data = bytearray(self.data[self.offsets[i] : self.offsets[i + 1]])
+        size = _declared(data)
+        if size is None:
+            raise SampleError(f"its frame {i} is no JPEG that can be decoded")
+        if (refused := self.limits.too_large(*size)) is not None:
+            raise SampleError(f"its frame {i} {'; '.join(refused)}")
+        return torch.frombuffer(data, dtype=torch.uint8)
 
     def decode(self, wanted: list[int]) -> Tensor:
         """See `Frames`."""
@@ -132,6 +144,7 @@ class VideoFrames(Frames):
         needed = (np.arange(len(group)) <= last[group]) & (asked | (kind > 0))
         codec: Any = av.CodecContext.create("h264", "r")
         codec.extradata, codec.thread_count = self.head, 1
+        codec.options = {"max_pixels": str(MediaLimits.current().pixels)}
         decoded: dict[int, Tensor] = {}
         try:
             for at, size, number, _ in [*self.packets[needed].tolist(), (0, 0, 0, 0)]:
@@ -148,6 +161,17 @@ class VideoFrames(Frames):
         if lost := set(wanted) - decoded.keys():
             raise SampleError(f"its frame {min(lost)} cannot be decoded")
         return torch.stack([decoded[i] for i in wanted])
+
+
+def _declared(jpeg: bytearray) -> tuple[int, int] | None:
+    """Width and height that the head of a JPEG declares (ITU-T T.81, B.1 and B.2.2); None where it does not."""
+    at = 2
+    while at + 9 <= len(jpeg) and jpeg[at] == 0xFF:
+        kind = jpeg[at + 1]
+        if kind in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive
+            return int.from_bytes(jpeg[at + 7 : at + 9], "big"), int.from_bytes(jpeg[at + 5 : at + 7], "big")
+        at += 1 if kind == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return None
 
 
 def checksum(data: np.ndarray) -> int:

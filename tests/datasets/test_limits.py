@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import http.server
@@ -18,10 +19,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
 from hicmae.configs import ConfigError
+from hicmae.datasets.coding import Coder
+from hicmae.datasets.frames import JpegStrip, SampleError, VideoFrames
 from hicmae.datasets.images import read_image
 from hicmae.datasets.limits import MediaLimits
 from hicmae.datasets.media import MediaError, open_video, read_audio, read_frames
@@ -152,6 +156,32 @@ def test_a_hundred_million_pixels_are_refused_before_memory_is_taken(tmp_path: P
         assert grown < 60, (path, grown)  # one picture in colour takes 300
     (grown, words), *_ = told(small, tmp_path / "a.png", HICMAE_MAX_PIXELS=str(SIDE**2))
     assert words == "was read" and grown > 200  # so that the measure would have seen it
+
+
+def test_pictures_inside_a_strange_shard_are_refused_before_memory_is_taken() -> None:
+    good, evil = jpeg(), jpeg(SIDE)
+    hidden = evil[:2] + b"no marker" + evil[2:]  # a decoder would skip to the next marker; sizes are not looked for
+    strip = JpegStrip(good + evil + hidden, np.cumsum([0, len(good), len(evil), len(hidden)]).tolist(), np.arange(3.0))
+    assert strip.take([0]).shape == (1, 3, 32, 32)
+    with pytest.raises(SampleError, match=r"frame 1 is too large \(10,000 x 10,000 pixels.*HICMAE_MAX_PIXELS"):
+        strip.take([1])
+    with pytest.raises(SampleError, match="frame 2 is no JPEG"):
+        strip.take([2])
+
+
+def test_video_inside_a_strange_shard_is_refused_before_memory_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coder = Coder("mp4", 90)
+    for frame in moving(2, 64, 64):
+        coder.add(frame)
+    coded = coder.finish(25.0)
+    head = base64.b64decode(coded.meta["head"])
+    frames = VideoFrames(coded.data, coded.meta["packets"], head, np.arange(2.0))
+    assert frames.take([1]).shape == (1, 3, 64, 64)
+    monkeypatch.setenv("HICMAE_MAX_PIXELS", "4095")
+    with pytest.raises(SampleError, match="cannot be decoded"):
+        frames.take([1])
 
 
 def test_a_size_claimed_by_the_container_alone_takes_nothing(tmp_path: Path) -> None:
