@@ -92,6 +92,7 @@ def _machine(found: Sequence[dict[str, Any]]) -> str:
         f"* Date: {found[0]['date']} to {found[-1]['date']}",
         f"* Machine: {'; '.join(kinds)}; {last['system']}",
         f"* Versions: Python {last['python']}, torch {last['torch']} ({last['capability']})",
+        *([f"* Large fp32 products of ours are computed by {last['products']}"] if "products" in last else []),
         *([f"* Load of the machine at the end of the scripts: {min(loads):g} to {max(loads):g}"] if loads else []),
         "* Commands:",
         "",
