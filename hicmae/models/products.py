@@ -79,7 +79,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
     """Large, plain, fp32 on a CPU, and nothing that must see PyTorch's own operators: autocast, tracer, exporter."""
-    if torch.jit.is_tracing() or torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
+    exports = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()  # which says both of itself
+    if exports or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
         return False
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     return plain and type(weight) in (Tensor, nn.Parameter) and weight.numel() >= SMALLEST

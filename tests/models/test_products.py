@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import lookup_backend
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -111,9 +112,16 @@ def test_operations_are_counted_whoever_multiplies() -> None:
 
 def test_a_compiled_layer_multiplies_likewise() -> None:
     layer, x = Linear(256, 300), torch.randn(4, 256)
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    graphs: list[str] = []
+
+    def looked_at(graph: torch.fx.GraphModule, given: list[Tensor]) -> object:
+        graphs.append(str(graph.graph))
+        return lookup_backend("aot_eager")(graph, given)
+
+    compiled = torch.compile(layer, backend=looked_at, fullgraph=True)
     with products_by("onednn"):
         out = compiled(x)
+        assert len(graphs) == 1 and "hicmae.product" in graphs[0]
         out.sum().backward()
         grad, layer.weight.grad = layer.weight.grad, None
         layer(x).sum().backward()
