@@ -11,6 +11,7 @@ from hicmae.models.factory import (
 )
 from hicmae.models.hicmae import HiCMAE, HiCMAEPretraining
 from hicmae.models.mae import MaskedAutoencoder, Reconstruction
+from hicmae.models.products import products_by
 from hicmae.models.tower import Tower
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "list_models",
     "load_checkpoint",
     "model_arguments",
+    "products_by",
     "read_weights",
     "save_weights",
 ]
