@@ -1,7 +1,7 @@
 """The linear layer, by the library that multiplies fp32 matrices fastest on the processor at hand.
 
-PyTorch gives fp32 products on a CPU to MKL. Measured on an AMD EPYC with AVX-512, oneDNN, inside the same PyTorch, takes
-half the time (docs/performance.md), so on AMD's processors with AVX-512 large products go there; everywhere else
+PyTorch gives fp32 products on a CPU to MKL. On the AMD EPYC with AVX-512 where it was measured, oneDNN, inside the same
+PyTorch, takes half the time (docs/performance.md), so on such processors large products go there; everywhere else
 PyTorch's own choice stands.
 """
 

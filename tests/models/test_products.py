@@ -97,9 +97,7 @@ def test_transforms_of_torch_func_work_where_torch_multiplies() -> None:
     layer, x = Linear(256, 256), torch.randn(2, 3, 256)
     with products_by("torch"):
         together = torch.func.vmap(layer)(x)
-        _, slope = torch.func.jvp(layer, (x,), (torch.ones_like(x),))
     torch.testing.assert_close(together, layer(x), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(slope, layer.weight.sum(dim=1).expand_as(slope), rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_in_the_place_of_a_layer_is_called() -> None:
