@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from hicmae.cli.words import Add, whole_numbers, write
 from hicmae.configs.errors import ConfigError
@@ -26,15 +28,15 @@ def add_to(add: Add) -> None:
             action="store_true",
             help="print the resolved recipe (pretrain: and what it will take) and stop",
         )
+        words = f"with {'--dry-run or ' * (name == 'pretrain')}--fit: processes the run will have (%(default)s)"
+        sub.add_argument("--processes", type=int, default=1, metavar="N", help=words)
         if name == "pretrain":
-            words = "with --dry-run or --fit: processes the run will have (%(default)s)"
-            sub.add_argument("--processes", type=int, default=1, metavar="N", help=words)
             words = "with --dry-run: steps tried for an estimate of the hours; 0 tries none (%(default)s)"
             sub.add_argument("--probe", type=int, default=20, metavar="N", help=words)
-            words = "choose micro-batch and recomputing so that a process needs at most so much GPU memory, as 24GB"
-            sub.add_argument("--fit", metavar="SIZE", help=words)
-            words = "with --fit: as large a batch as fits at once, the learning rate scaled with it"
-            sub.add_argument("--find-batch", action="store_true", help=words)
+        words = "choose micro-batch and recomputing so that a process needs at most so much GPU memory, as 24GB"
+        sub.add_argument("--fit", metavar="SIZE", help=words)
+        words = "with --fit: as large a batch as fits at once, the learning rate scaled with it"
+        sub.add_argument("--find-batch", action="store_true", help=words)
         if name == "finetune":
             words = "carry out these folds of the shards, as 1,3, or all, each in a folder of its own, and sum them up"
             sub.add_argument("--folds", type=lambda text: text.split(","), metavar="all|1,2", help=words)
@@ -45,18 +47,26 @@ def _with_engine(arguments: argparse.Namespace, options: list[str]) -> list[str]
     return options if arguments.engine is None else [*options, f"--loop.engine={arguments.engine}"]
 
 
+def _fitted(arguments: argparse.Namespace, config: Any, fit_to: Callable[..., Any]) -> Any:
+    """The recipe as `--fit` makes it, once that is told; as it is without."""
+    from hicmae.runtime.fitting import gibibytes
+
+    if arguments.find_batch and not arguments.fit:
+        raise ConfigError("--find-batch goes with --fit SIZE, the memory of the card, as --fit 24GB")
+    if not arguments.fit:
+        return config
+    found = fit_to(config, gibibytes(arguments.fit), processes=arguments.processes, find_batch=arguments.find_batch)
+    write(str(found))
+    return found.config
+
+
 def _pretrain(arguments: argparse.Namespace, options: list[str]) -> int:
     from hicmae import configs, pretrain
-    from hicmae.pretrain.fitting import fit_to, gibibytes
+    from hicmae.pretrain.fitting import fit_to
 
     recipe = configs.resolve(arguments.recipe, "pretrain")
     config = configs.load(pretrain.PretrainConfig, recipe, _with_engine(arguments, options))
-    if arguments.find_batch and not arguments.fit:
-        raise ConfigError("--find-batch goes with --fit SIZE, the memory of the card, as --fit 24GB")
-    if arguments.fit:
-        found = fit_to(config, gibibytes(arguments.fit), processes=arguments.processes, find_batch=arguments.find_batch)
-        config = found.config
-        write(str(found))
+    config = _fitted(arguments, config, fit_to)
     if arguments.dry_run:
         write(configs.to_yaml(config))
         if config.data.shards:
@@ -68,11 +78,13 @@ def _pretrain(arguments: argparse.Namespace, options: list[str]) -> int:
 
 def _finetune(arguments: argparse.Namespace, options: list[str]) -> int:
     from hicmae import configs, finetune
+    from hicmae.finetune.fitting import fit_to
 
     recipe = configs.resolve(arguments.recipe, "finetune")
     config = configs.load(finetune.FinetuneConfig, recipe, _with_engine(arguments, options))
     if arguments.seeds and not arguments.folds:
         raise ConfigError("--seeds goes with --folds all (or some); one run takes --seed N")
+    config = _fitted(arguments, config, fit_to)
     if arguments.dry_run:
         write(configs.to_yaml(config))
     elif arguments.folds:

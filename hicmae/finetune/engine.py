@@ -26,7 +26,7 @@ from hicmae.finetune.inputs import Inputs, mixed, sound_of
 from hicmae.finetune.outputs import Outputs
 from hicmae.finetune.selection import Chooser
 from hicmae.finetune.targets import Targeted, read_targets
-from hicmae.finetune.tasks import task_of
+from hicmae.finetune.tasks import Task, task_of
 from hicmae.finetune.views import TwoViews
 from hicmae.models.base import Model
 from hicmae.models.convert import LoadReport, load_checkpoint
@@ -37,7 +37,7 @@ from hicmae.runtime.log import UserError, say
 from hicmae.runtime.loop import Fit
 from hicmae.runtime.optim import parameter_groups
 
-__all__ = ["build_model", "run"]
+__all__ = ["build_model", "learner", "run"]
 
 # what the fine-tuning form decides for itself, whatever the checkpoint says
 OWN = frozenset({"drop_path", "frames", "init_scale", "keep_temporal", "num_classes", "readout", "size"})
@@ -104,6 +104,30 @@ def build_model(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Model, L
     return adapt(model, config.adapt), loaded
 
 
+def learner(
+    config: FinetuneConfig, model: Model, counts: Sequence[int], speakers: int = 0
+) -> tuple[nn.Module, Task, list[dict]]:
+    """What is trained: the model and what lies beside it; its task; and the groups of parameters that learn.
+
+    Args:
+        counts: training clips of each class, where classes are learnt.
+        speakers: how many there are, where an adversary is to recognise them.
+    """
+    task = task_of(config, Inputs.of(model), counts)
+    trained: nn.Module = model
+    if speakers:
+        trained, task = against(model, task, config.adapt, speakers, config.loop.epochs)
+    elif config.missing.views:
+        trained = TwoViews(model, config.missing)
+    groups = parameter_groups(
+        trained,
+        weight_decay=config.optim.weight_decay,
+        layer_decay=config.optim.layer_decay,
+        published=config.layer_decay_groups == "published",
+    )
+    return trained, task, groups
+
+
 def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     if config.loop.engine in ("fsdp", "deepspeed"):
         raise configs.ConfigError(
@@ -123,7 +147,6 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
     model, loaded = build_model(config, labels)
     inputs = Inputs.of(model)
     config.missing.check(inputs, model.name)
-    trained: nn.Module = TwoViews(model, config.missing) if config.missing.views else model
     whole, train = len(train), _heard(config, train, inputs, model.name)
     counts = _check_classes(config, train) if config.task.labelled else []
     sound = sound_of(model, config.sound)
@@ -149,20 +172,13 @@ def _run(config: FinetuneConfig, place: Place, show: bool) -> Path:
         chooser = Chooser(out=out, index=judge, place=place, meta=meta, unit=unit, config=config, stream=stream)
         if show:
             say(f"the epoch is chosen on {unit}")
-    task = task_of(config, inputs, counts)
-    if known is not None:
-        trained, task = against(model, task, config.adapt, int(known.max()) + 1, config.loop.epochs)
+    trained, task, groups = learner(config, model, counts, 0 if known is None else int(known.max()) + 1)
     torch.manual_seed(config.seed + place.rank)  # drop path drawn anew in each process
     last = Fit(
         trained,
         task,
         stream,
-        groups=parameter_groups(
-            trained,
-            weight_decay=config.optim.weight_decay,
-            layer_decay=config.optim.layer_decay,
-            published=config.layer_decay_groups == "published",
-        ),
+        groups=groups,
         optim=config.optim,
         loop=config.loop,
         out=out,

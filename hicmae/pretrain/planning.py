@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from hicmae.pretrain.config import PretrainConfig
 from hicmae.pretrain.engine import Prepared, prepare
 from hicmae.runtime.dist import process_group
 from hicmae.runtime.engines import blocks_of
+from hicmae.runtime.fitting import GIB, activations
 from hicmae.runtime.log import say
 from hicmae.runtime.loop import Batch, Fit, Stream
 
-__all__ = ["activations", "example", "memory", "plan", "weights_and_moments"]
-
-GIB = 2**30
+__all__ = ["example", "memory", "plan"]
 
 
 def plan(config: PretrainConfig, *, processes: int = 1, probe: int = 20) -> str:
@@ -77,8 +75,8 @@ def memory(config: PretrainConfig, run: Prepared, processes: int, share: int) ->
     """
     one = 4.0 * sum(parameter.numel() for parameter in run.model.parameters())
     block = 4.0 * max((sum(p.numel() for p in module.parameters()) for module in blocks_of(run.model)), default=0)
-    kept, averages = activations(config, run, 2) / 2 * share, one if config.loop.ema else 0.0
-    n = processes
+    kept = activations(run.model, run.objective, example(config, run.model, 2), config.loop) / 2 * share
+    averages, n = one if config.loop.ema else 0.0, processes
     return {
         "single": 4 * one + averages + kept,
         "ddp": 5 * one + averages + kept,  # the buckets hold the gradients once more
@@ -87,11 +85,6 @@ def memory(config: PretrainConfig, run: Prepared, processes: int, share: int) ->
         "zero 2": one + 3 * one / n + kept,
         "zero 3": 4 * one / n + 2 * block + kept,
     }
-
-
-def weights_and_moments(config: PretrainConfig, model: Any) -> float:
-    """Bytes of weights, gradients, AdamW's two moments and the average that a recipe asks for, all float32."""
-    return 4.0 * sum(parameter.numel() for parameter in model.parameters()) * (5 if config.loop.ema else 4)
 
 
 def example(config: PretrainConfig, model: Any, clips: int) -> Batch:
@@ -104,44 +97,6 @@ def example(config: PretrainConfig, model: Any, clips: int) -> Batch:
         frames, bins = (n * p for n, p in zip(model.audio_grid, model.audio_patch, strict=True))
         batch["audio"] = torch.zeros(clips, 1, frames, bins)
     return batch
-
-
-def activations(config: PretrainConfig, run: Any, clips: int) -> float:
-    """Bytes that a forward pass of `run.objective` keeps of so many clips, and of weights in bf16, read off a real one
-    on the CPU; in bf16 unless fp32 is asked for."""
-    model, batch = run.model, example(config, run.model, clips)
-    seen: dict[int, tuple[int, Tensor]] = {}
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    inside = 0  # blocks that are computed again keep their inputs alone
-
-    def keep(x: Tensor) -> Tensor:
-        x = x.detach()  # the graph holds this hook: holding the graph's outputs in turn would never free either
-        storage = x.untyped_storage()
-        if not inside and storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = (storage.nbytes(), x)  # held, or another would get its address
-        return x
-
-    def enter(_: nn.Module, given: tuple[Any, ...]) -> None:
-        nonlocal inside
-        for x in given:
-            if isinstance(x, Tensor):
-                keep(x)
-        inside += 1
-
-    def leave(*_: Any) -> None:
-        nonlocal inside
-        inside -= 1
-
-    blocks = blocks_of(model) if config.loop.recompute else []
-    hooks = [
-        hook for one in blocks for hook in (one.register_forward_pre_hook(enter), one.register_forward_hook(leave))
-    ]
-    half = config.loop.precision != "fp32"
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", enabled=half):
-        run.objective(model, batch)
-    for hook in hooks:
-        hook.remove()
-    return float(sum(size for size, _ in seen.values()))
 
 
 class _First:

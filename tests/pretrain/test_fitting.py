@@ -14,8 +14,8 @@ from hicmae.cli import main
 from hicmae.configs import ConfigError
 from hicmae.configs.errors import UserError
 from hicmae.pretrain import PretrainConfig
-from hicmae.pretrain.fitting import CARDS, Need, fit_to, gibibytes, need_of
-from hicmae.pretrain.planning import GIB
+from hicmae.pretrain.fitting import fit_to, need_of
+from hicmae.runtime.fitting import CARDS, GIB, Need, gibibytes
 from tests.pretrain.test_engine import TINY
 
 
