@@ -17,7 +17,7 @@ from hicmae.configs import UserError
 from hicmae.finetune import FinetuneConfig, build_model, run
 from hicmae.finetune.fitting import example, fit_to, need_of
 from hicmae.models import save_weights
-from hicmae.runtime.fitting import CARDS, GIB
+from hicmae.runtime.fitting import GIB
 from hicmae.runtime.loop import Fit
 from tests.finetune.conftest import COLOURS, FREE_DATA, TINY
 
@@ -189,6 +189,7 @@ def test_what_smaller_micro_batches_change_is_noted() -> None:
     alone = small(loop={"batch_size": 1})
     assert "mixup and cutmix do nothing with one clip at a time" in str(fit_to(alone, GIB))
     assert "mixup" not in str(fit_to(small(loop={"batch_size": 1}, augment={"mix": 0.0}), GIB))
+    assert "mixup" not in str(fit_to(small(loop={"batch_size": 2}), GIB))
 
 
 def test_weights_that_are_not_here_are_noted_and_those_that_are_give_the_sizes(tmp_path: Path) -> None:
@@ -204,8 +205,10 @@ def test_weights_that_are_not_here_are_noted_and_those_that_are_give_the_sizes(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mae_dfer_dfew", "svfap_dfew", "hicmae_crema_d", "videomae_dfew"])
-def test_shipped_recipes_fit_every_card_that_there_are_pieces_for(name: str) -> None:
-    config = configs.load(FinetuneConfig, configs.resolve(name, "finetune"), [])
-    clips = [fit_to(config, gigabytes * GIB).clips for gigabytes in CARDS]
-    assert clips == sorted(clips) and clips[0] >= 8 and clips[-1] == config.loop.batch_size
+@pytest.mark.parametrize("name", ["mae_dfer_ferv39k", "svfap_dfew", "hicmae_werewolf_xl", "videomae_ferv39k"])
+def test_shipped_recipes_fit_cards_though_not_by_the_pieces_for_pretraining(name: str) -> None:
+    config = configs.load(FinetuneConfig, configs.resolve(name, "finetune"), ["--loop.precision=bf16"])
+    need, batch = need_of(config), config.loop.batch_size
+    assert need.most(8 * GIB) >= 8 and need.total(batch) <= 80 * GIB  # no recomputing, no dividing
+    if name in ("hicmae_werewolf_xl", "videomae_ferv39k"):  # as docs/guides/finetune.md says
+        assert need.total(batch // 2) > 24 * GIB and need.total(batch // 8) > 8 * GIB
