@@ -136,14 +136,17 @@ def test_a_watch_ends_well(number: signal.Signals, classifier_file: Path, tmp_pa
     (tmp_path / "in").mkdir()
     video(tmp_path / "in" / "a.mp4", 16)
     words = ["predict", "--watch", "in", "--out", "out", "--checkpoint", str(classifier_file), "--device", "cpu"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hicmae", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
     memory, patience = tmp_path / "out" / "predicted.jsonl", time.monotonic() + 120
-    while not memory.exists() and time.monotonic() < patience:
-        time.sleep(0.1)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    with subprocess.Popen(
+        [sys.executable, "-m", "hicmae", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            while not memory.exists() and time.monotonic() < patience:
+                time.sleep(0.1)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 0, said
     assert "1 predicted; the same command goes on watching" in said and "Traceback" not in said
     assert not list((tmp_path / "out").glob(".*"))
