@@ -28,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from hicmae.models.products import library, linear, products_by
+from hicmae.models.products import Library, library, linear, products_by
 from hicmae.runtime.log import UserError, progress, say
 
 __all__ = [
@@ -162,7 +162,7 @@ class MatrixProduct:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         size: int | None = None,
-        library: Literal["onednn", "torch"] = "torch",
+        library: Library = "torch",
     ) -> None:
         size = size or (8192 if torch.device(device).type == "cuda" else 2048)
         generator = torch.Generator().manual_seed(0)

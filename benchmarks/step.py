@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from benchmarks.plain import adamw as loop_adamw
 from benchmarks.systems import STAGES, SYSTEMS, Twins, twins
 from hicmae.datasets.transforms import normalise
 from hicmae.models import create_model
-from hicmae.models.products import library, products_by
+from hicmae.models.products import Library, library, products_by
 from hicmae.models.profile import profile
 from hicmae.runtime.log import UserError, say
 from hicmae.runtime.optim import OptimConfig, adamw, parameter_groups
@@ -184,7 +184,7 @@ def _hidden(quick: bool) -> float:
     return 0.75 if quick else 0.9
 
 
-def _matrix(quick: bool, by: Literal["onednn", "torch"] = "torch") -> MatrixProduct:
+def _matrix(quick: bool, by: Library = "torch") -> MatrixProduct:
     return MatrixProduct(size=256 if quick else None, library=by)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["LINEAR", "Linear", "library", "linear", "products_by"]
+__all__ = ["LINEAR", "Library", "Linear", "library", "linear", "products_by"]
 
 Library = Literal["onednn", "torch"]
 

@@ -139,15 +139,16 @@ def test_attention_in_bf16_on_a_cpu_is_the_fused_kernels_to_its_precision() -> N
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler's own
 @pytest.mark.parametrize("name", ["mae_dfer_base", "svfap_base", "videomae_base"])
 def test_blocks_of_many_drop_path_rates_share_compiled_graphs(name: str) -> None:
-    m = small.build(name, num_classes=3, drop_path=0.3, **({} if name == "svfap_base" else {"depth": 10})).train()
+    many: dict[str, Any] = {"stages": (10, 9, 9)} if name == "svfap_base" else {"depth": 10}
+    m = small.build(name, num_classes=3, drop_path=0.3, **many).train()
     torch.compiler.reset()
-    before = counters["frames"]["total"]
+    counters.clear()  # of this test alone
     for block in blocks_of(m):
         block.compile(backend="eager")
     for _ in range(2):
         m(*small.inputs(name)).sum().backward()
     assert not counters["graph_break"]
-    assert counters["frames"]["ok"] == counters["frames"]["total"] <= before + 8
+    assert counters["frames"]["ok"] == counters["frames"]["total"] <= 8
     torch.compiler.reset()
 
 
